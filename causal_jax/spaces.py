@@ -1,0 +1,145 @@
+"""Action and observation spaces: Discrete, Factored (multi-discrete), Box and Hybrid.
+
+Each is a frozen dataclass with `shape`, `dtype`, `sample(key)` and `contains(x)`, pure and jittable. `from_gymnax` translates
+gymnax's spaces, so an algorithm asks `isinstance(space, Discrete)` only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from causal_jax.types import Key, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """One choice among `n`: an int32 scalar in [0, n)."""
+
+    n: int
+    shape: tuple[int, ...] = ()
+    dtype: Any = jnp.int32
+
+    def sample(self, key: Key) -> jax.Array:
+        """A uniform action, int32 []. The key is consumed."""
+        return jax.random.randint(key, (), 0, self.n, dtype=jnp.int32)
+
+    def contains(self, x: Any) -> jax.Array:
+        """bool []: 0 <= x < n."""
+        return jnp.logical_and(jnp.asarray(x) >= 0, jnp.asarray(x) < self.n)
+
+
+@dataclasses.dataclass(frozen=True)
+class Factored:
+    """F independent choices, factor f among `sizes[f]`: an int32 vector [F]."""
+
+    sizes: tuple[int, ...]
+    dtype: Any = jnp.int32
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(F,)."""
+        return (len(self.sizes),)
+
+    def sample(self, key: Key) -> jax.Array:
+        """Uniform factors, int32 [F]. The key is consumed."""
+        return jax.random.randint(key, self.shape, 0, jnp.asarray(self.sizes, jnp.int32), dtype=jnp.int32)
+
+    def contains(self, x: Any) -> jax.Array:
+        """bool []: every factor in its range."""
+        return jnp.all(jnp.logical_and(jnp.asarray(x) >= 0, jnp.asarray(x) < jnp.asarray(self.sizes)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """A real array of `shape`, each component in [low, high] (scalars or arrays, in task units; may be infinite)."""
+
+    low: Any
+    high: Any
+    shape: tuple[int, ...]
+    dtype: Any = jnp.float32
+
+    def sample(self, key: Key) -> jax.Array:
+        """Uniform where both bounds are finite, else standard normal clipped to the bounds. The key is consumed."""
+        low = jnp.broadcast_to(jnp.asarray(self.low, jnp.float32), self.shape)
+        high = jnp.broadcast_to(jnp.asarray(self.high, jnp.float32), self.shape)
+        bounded = jnp.isfinite(low) & jnp.isfinite(high)
+        key_uniform, key_normal = jax.random.split(key)
+        unit = jax.random.uniform(key_uniform, self.shape)
+        uniform = jnp.where(bounded, low, 0.0) + unit * jnp.where(bounded, high - low, 1.0)
+        normal = jnp.clip(jax.random.normal(key_normal, self.shape), low, high)
+        return jnp.where(bounded, uniform, normal).astype(self.dtype)
+
+    def contains(self, x: Any) -> jax.Array:
+        """bool []: every component within its bounds."""
+        return jnp.all(jnp.logical_and(jnp.asarray(x) >= self.low, jnp.asarray(x) <= self.high))
+
+
+@dataclasses.dataclass(frozen=True)
+class Hybrid:
+    """A discrete choice k among K, each with its own `sizes[k]` parameters, stored side by side in z [Z], Z = sum(sizes).
+
+    An action is `(k int32 [], z float32 [Z])`; only the slice of choice k is read. low, high: length-Z tuples, in task units.
+    """
+
+    sizes: tuple[int, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.low) == len(self.high) == sum(self.sizes):
+            raise UserError(f"Hybrid.low, high = {len(self.low)}, {len(self.high)} bounds: must be sum(sizes) = {sum(self.sizes)}")
+
+    @property
+    def n(self) -> int:
+        """Number of discrete choices K."""
+        return len(self.sizes)
+
+    @property
+    def num_parameters(self) -> int:
+        """Z, the length of z."""
+        return sum(self.sizes)
+
+    @property
+    def owner(self) -> np.ndarray:
+        """int [Z]: which choice reads each parameter."""
+        return np.repeat(np.arange(self.n), self.sizes)
+
+    def sample(self, key: Key) -> tuple[jax.Array, jax.Array]:
+        """A uniform choice and uniform parameters (k int32 [], z float32 [Z]). The key is consumed."""
+        key_k, key_z = jax.random.split(key)
+        low, high = jnp.asarray(self.low, jnp.float32), jnp.asarray(self.high, jnp.float32)
+        z = low + (high - low) * jax.random.uniform(key_z, (self.num_parameters,))
+        return jax.random.randint(key_k, (), 0, self.n, dtype=jnp.int32), z
+
+    def contains(self, x: Any) -> jax.Array:
+        """bool []: k in range and the parameters of choice k within their bounds."""
+        k, z = x
+        inside = jnp.logical_and(z >= jnp.asarray(self.low), z <= jnp.asarray(self.high))
+        return (k >= 0) & (k < self.n) & jnp.all(inside | (jnp.asarray(self.owner) != k))
+
+
+Space = Discrete | Factored | Box | Hybrid
+
+
+def from_gymnax(space: Any) -> Space:
+    """Our space for a gymnax (or already ours) space. Raises UserError for a kind we have no counterpart of."""
+    if isinstance(space, Discrete | Factored | Box | Hybrid):
+        return space
+    kind = type(space).__name__
+    if kind == "Discrete":
+        return Discrete(int(space.n))
+    if kind == "Box":
+        return Box(space.low, space.high, tuple(space.shape), space.dtype)
+    if kind == "MultiDiscrete":
+        return Factored(tuple(int(n) for n in space.nvec))
+    raise UserError(f"space = {kind}: must be Discrete, Box or MultiDiscrete")
+
+
+def flat_size(space: Any) -> int:
+    """Number of components of an observation of a Box or Discrete space."""
+    return int(np.prod(from_gymnax(space).shape, dtype=int)) if not isinstance(space, Hybrid) else 1 + space.num_parameters
