@@ -1,0 +1,34 @@
+"""The device mesh: members of a population are sharded along `pop`; they never talk, so no collective is compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from causal_jax.types import UserError
+
+
+def population_mesh(num_members: int, num_devices: int = 0) -> Mesh:
+    """A one-axis mesh `pop` over `num_devices` devices (0: the most that divide the members).
+
+    Raises: UserError when the devices do not exist or do not divide the members.
+    """
+    available = len(jax.devices())
+    num_devices = num_devices or max(n for n in range(1, available + 1) if num_members % n == 0)
+    if num_devices > available:
+        raise UserError(f"devices = {num_devices}: must be at most {available}, the number of devices here")
+    if num_members % num_devices:
+        raise UserError(f"devices = {num_devices}: must divide the {num_members} members")
+    return jax.make_mesh((num_devices,), ("pop",), devices=jax.devices()[:num_devices])
+
+
+def shard_population(tree: Any, mesh: Mesh, num_members: int) -> Any:
+    """Place every leaf [M, ...] along `pop`, every other leaf on all devices."""
+
+    def place(x: Any) -> Any:
+        axis = "pop" if x.ndim and x.shape[0] == num_members else None
+        return jax.device_put(x, NamedSharding(mesh, PartitionSpec(axis)))
+
+    return jax.tree.map(place, tree)
