@@ -24,11 +24,7 @@ def population_mesh(num_members: int, num_devices: int = 0) -> Mesh:
     return jax.make_mesh((num_devices,), ("pop",), devices=jax.devices()[:num_devices])
 
 
-def shard_population(tree: Any, mesh: Mesh, num_members: int) -> Any:
-    """Place every leaf [M, ...] along `pop`, every other leaf on all devices."""
-
-    def place(x: Any) -> Any:
-        axis = "pop" if x.ndim and x.shape[0] == num_members else None
-        return jax.device_put(x, NamedSharding(mesh, PartitionSpec(axis)))
-
-    return jax.tree.map(place, tree)
+def shard_run(run: Any, mesh: Mesh) -> Any:
+    """Place the member axis [M, ...] of key, state and hyper along `pop`; t is on every device."""
+    members, everywhere = NamedSharding(mesh, PartitionSpec("pop")), NamedSharding(mesh, PartitionSpec())
+    return type(run)(*jax.device_put(run[:3], members), jax.device_put(run.t, everywhere))

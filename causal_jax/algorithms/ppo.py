@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 
 from causal_jax import distributions, losses, networks, normalize, optim, rollout, spaces
 from causal_jax.causal import effects as causal
+from causal_jax.causal import inverse
 from causal_jax.fields import option, validate
 from causal_jax.returns import gae
 from causal_jax.types import Action, Algorithm, Env, Key, Metrics, Obs, Params, Transition, UserError
@@ -126,6 +128,16 @@ def needs_effects(config: Config) -> bool:
     return config.selection not in ("all", "unique") and config.effects == "learned"
 
 
+def evaluations(config: Config) -> dict[str, Config]:
+    """The policies to evaluate: as trained and, where a mask is used, also without it."""
+    return {"": config} if config.selection == "all" else {"": config, "-unmasked": dataclasses.replace(config, selection="all")}
+
+
+def steps_per_update(config: Config) -> int:
+    """Environment steps that one update takes."""
+    return config.num_envs * config.num_steps
+
+
 def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     """PPO for one member. env_params only tell shapes here; the task's are used.
 
@@ -134,7 +146,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     """
     validate(config)
     space = spaces.from_gymnax(env.action_space(env_params))
-    batch_size = config.num_envs * config.num_steps
+    batch_size = steps_per_update(config)
     if batch_size % config.num_minibatches:
         raise UserError(f"num_minibatches = {config.num_minibatches}: must divide num_envs * num_steps = {batch_size}")
     masked = config.selection != "all"
@@ -161,7 +173,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
                 return causal.unique(successors[0])
             n_matrix = causal.oracle_n_matrix(*successors)
         else:
-            n_matrix = causal.n_matrix(task.effects, obs)
+            n_matrix = inverse.n_matrix(task.effects, obs)
         return causal.select(
             config.selection,
             key,
@@ -216,7 +228,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
             log_ratio = log_prob - old
             return {
                 "policy_loss": losses.ppo_clip(log_prob, old, advantage, hyper.clip),
-                "value_loss": losses.squared_error(v, target),
+                "value_loss": losses.value_loss(v, target),
                 "entropy": pi.entropy(),
                 "approx_kl": jnp.expm1(log_ratio) - log_ratio,
                 "clip_fraction": (jnp.abs(jnp.expm1(log_ratio)) > hyper.clip).astype(jnp.float32),
@@ -261,7 +273,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
             network, opt_state = carry
             grads, metrics = jax.grad(loss, has_aux=True)(network, policy, jax.tree.map(lambda x: x[rows], batch), hyper)
             updates, opt_state = optimizer.update(grads, opt_state, network)
-            return (optim.apply_updates(network, updates), opt_state), metrics
+            return (optax.apply_updates(network, updates), opt_state), metrics
 
         def epoch(carry: tuple[Params, Any], key: Key) -> tuple[tuple[Params, Any], Metrics]:
             rows = jax.random.permutation(key, batch_size).reshape(config.num_minibatches, -1)
