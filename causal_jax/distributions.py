@@ -1,0 +1,230 @@
+"""Action distributions: masked categorical, factored, diagonal normal, tanh normal, hybrid; and `policy_head` for each space.
+
+The one file that imports distrax. All have distrax's sample(seed=key), log_prob, entropy, mode, sample_and_log_prob; they are
+pytrees, so they cross jit and vmap.
+Masks: True = allowed. Forbidden logits become the least finite number (with -inf the gradient of the entropy is NaN) and leave the
+entropy by a double `where`. A row that allows nothing falls back to no mask (count it in the metrics). Sources: Huang & Ontanon 2022
+(masking); Haarnoja et al. 2018, appendix C (tanh); Li et al. 2022 (a discrete choice with its own parameters).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from causal_jax.spaces import Box, Discrete, Factored, Hybrid, from_gymnax
+from causal_jax.types import Key
+
+
+class _MaskedCategorical(distrax.Categorical):  # type: ignore[misc]
+    """distrax.Categorical whose entropy, and its gradient, leave out the forbidden actions."""
+
+    def __init__(self, logits: jax.Array, allowed: jax.Array) -> None:
+        least = jnp.finfo(logits.dtype).min  # type: ignore[no-untyped-call]
+        super().__init__(logits=jnp.where(allowed, logits, least))
+        self._allowed = allowed
+
+    def entropy(self) -> jax.Array:
+        log_prob = jnp.where(self._allowed, self.logits, 0.0)
+        return -jnp.sum(jnp.where(self._allowed, jnp.exp(log_prob) * log_prob, 0.0), axis=-1)
+
+
+def categorical(logits: jax.Array, allowed: jax.Array | np.ndarray | None = None) -> Any:
+    """A choice among A actions, int32 [...], over the allowed ones only.
+
+    Args: logits: [..., A] float. allowed: bool [..., A] (broadcast), True = may be chosen, or None. A row of False means no mask.
+    The log_prob of a forbidden action is about finfo.min: finite, and its probability is 0.
+    """
+    if allowed is None:
+        return distrax.Categorical(logits=logits)
+    allowed = jnp.broadcast_to(jnp.asarray(allowed), logits.shape)
+    return _MaskedCategorical(logits, allowed | ~jnp.any(allowed, axis=-1, keepdims=True))
+
+
+def _padded(flat: jax.Array, sizes: Sequence[int], fill: Any) -> jax.Array:
+    """[..., sum(sizes)] -> [..., F, max(sizes)], short factors filled up."""
+    parts = jnp.split(flat, np.cumsum(sizes)[:-1].tolist(), axis=-1)
+    none = [(0, 0)] * (flat.ndim - 1)
+    return jnp.stack([jnp.pad(p, [*none, (0, max(sizes) - n)], constant_values=fill) for p, n in zip(parts, sizes, strict=True)], -2)
+
+
+def factored(logits: jax.Array, sizes: Sequence[int], allowed: jax.Array | None = None) -> Any:
+    """F independent choices, int32 [..., F]; log_prob and entropy are sums over the factors.
+
+    Args: logits: [..., sum(sizes)] float, the factors side by side. sizes: choices of each factor. allowed: bool [..., sum(sizes)]
+      or None; a factor that allows nothing falls back to no mask.
+    """
+    exists = np.arange(max(sizes)) < np.asarray(sizes)[:, None]  # [F, max]
+    wide = _padded(logits, sizes, 0.0)
+    if allowed is None:
+        return distrax.Independent(categorical(wide, None if exists.all() else exists), 1)
+    mask = _padded(jnp.broadcast_to(allowed, logits.shape), sizes, False)
+    mask = jnp.where(jnp.any(mask, axis=-1, keepdims=True), mask, exists)
+    return distrax.Independent(categorical(wide, mask), 1)
+
+
+def _normal(mean: jax.Array, log_std: jax.Array) -> Any:
+    return distrax.Normal(mean, jnp.broadcast_to(jnp.exp(log_std), jnp.shape(mean)))
+
+
+def diagonal_normal(mean: jax.Array, log_std: jax.Array, event_ndims: int = 1) -> Any:
+    """Independent normals, float [..., D], unbounded. mean: [..., D]; log_std: [D] (broadcast), log of the standard deviation.
+
+    event_ndims: how many trailing axes make up one action.
+    """
+    return distrax.Independent(_normal(mean, log_std), event_ndims)
+
+
+# Gauss-Hermite rule for E[f(z)], z standard normal
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
+_WEIGHTS = _WEIGHTS / math.sqrt(2.0 * math.pi)
+
+
+def _log_slope(x: jax.Array) -> jax.Array:
+    """log(d tanh(x) / dx) = log(1 - tanh(x)^2), stable for large |x|."""
+    return 2.0 * (math.log(2.0) - x - jax.nn.softplus(-2.0 * x))
+
+
+class _TanhNormal(distrax.Distribution):  # type: ignore[misc]
+    """y = low + (high - low) (tanh(x) + 1) / 2 with x a diagonal normal."""
+
+    def __init__(self, mean: jax.Array, log_std: jax.Array, low: Any, high: Any) -> None:
+        super().__init__()
+        self._base = _normal(mean, log_std)
+        self._low = jnp.broadcast_to(jnp.asarray(low, mean.dtype), mean.shape)
+        self._half = jnp.broadcast_to((jnp.asarray(high, mean.dtype) - self._low) / 2.0, mean.shape)
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return tuple(self._low.shape[-1:])
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self._low.shape[:-1])
+
+    def _squash(self, x: jax.Array) -> jax.Array:
+        return self._low + self._half * (jnp.tanh(x) + 1.0)
+
+    def _density(self, x: jax.Array) -> jax.Array:
+        return jnp.sum(self._base.log_prob(x) - _log_slope(x) - jnp.log(self._half), axis=-1)
+
+    def _sample_n(self, key: Key, n: int) -> jax.Array:
+        return self._squash(self._base.sample(seed=key, sample_shape=n))
+
+    def _sample_n_and_log_prob(self, key: Key, n: int) -> tuple[jax.Array, jax.Array]:
+        x = self._base.sample(seed=key, sample_shape=n)
+        return self._squash(x), self._density(x)
+
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        unit = (value - self._low) / self._half - 1.0
+        return self._density(jnp.arctanh(jnp.clip(unit, -1.0 + 1e-6, 1.0 - 1e-6)))
+
+    def entropy(self) -> jax.Array:
+        nodes = self._base.loc[..., None] + self._base.scale[..., None] * jnp.asarray(_NODES, self._low.dtype)
+        slope = _log_slope(nodes) @ jnp.asarray(_WEIGHTS, self._low.dtype)
+        return jnp.sum(self._base.entropy() + slope + jnp.log(self._half), axis=-1)
+
+    def mode(self) -> jax.Array:
+        return self._squash(self._base.loc)
+
+
+def tanh_normal(mean: jax.Array, log_std: jax.Array, low: Any, high: Any) -> Any:
+    """A diagonal normal squashed into (low, high) by tanh, float [..., D]. mean: [..., D]; log_std, low, high: [D] or scalars.
+
+    sample_and_log_prob is exact; log_prob of a given action clips it 1e-6 (of half the range) inside the bounds. entropy is by
+    32-point Gauss-Hermite quadrature (there is no closed form). mode is the squashed mean, which is the median.
+    Source: Haarnoja et al. 2018, appendix C.
+    """
+    return _TanhNormal(mean, log_std, low, high)
+
+
+class _Hybrid(distrax.Distribution):  # type: ignore[misc]
+    """(k, z): a categorical k and normals z, of which only those that k owns count."""
+
+    def __init__(self, choice: Any, parameters: Any, owner: Sequence[int]) -> None:
+        super().__init__()
+        self._choice, self._parameters, self._owner = choice, parameters, tuple(int(k) for k in owner)
+
+    @property
+    def event_shape(self) -> Any:
+        return (), (len(self._owner),)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self._choice.batch_shape)
+
+    def _sample_n(self, key: Key, n: int) -> tuple[jax.Array, jax.Array]:
+        key_k, key_z = jax.random.split(key)
+        return self._choice.sample(seed=key_k, sample_shape=n), self._parameters.sample(seed=key_z, sample_shape=n)
+
+    def log_prob(self, value: tuple[jax.Array, jax.Array]) -> jax.Array:
+        k, z = value
+        own = jnp.asarray(self._owner, jnp.int32) == jnp.asarray(k)[..., None]
+        return jnp.asarray(self._choice.log_prob(k) + jnp.sum(jnp.where(own, self._parameters.log_prob(z), 0.0), axis=-1))
+
+    def entropy(self) -> jax.Array:
+        weight = self._choice.probs[..., np.asarray(self._owner, int)]
+        return jnp.asarray(self._choice.entropy() + jnp.sum(weight * self._parameters.entropy(), axis=-1))
+
+    def mode(self) -> tuple[jax.Array, jax.Array]:
+        return self._choice.mode(), self._parameters.mode()
+
+
+def hybrid(logits: jax.Array, mean: jax.Array, log_std: jax.Array, owner: Sequence[int], allowed: jax.Array | None = None) -> Any:
+    """A choice k with its own parameters: the pair (k int32 [...], z float [..., Z]), z unbounded.
+
+    log_prob = log p(k) + sum of the normals that k owns; entropy = H(k) + sum_k p(k) H(parameters of k).
+    Args: logits: [..., K]. mean: [..., Z]. log_std: [Z] (broadcast). owner: int [Z] (static), which choice reads each parameter.
+      allowed: bool [..., K] or None.
+    """
+    return _Hybrid(categorical(logits, allowed), _normal(mean, log_std), owner)
+
+
+class Head(NamedTuple):
+    """How a network's outputs become a policy over one space. log_std [num_log_std] is a free parameter; start it at 0."""
+
+    num_outputs: int
+    num_log_std: int
+    build: Callable[..., Any]  # (outputs [..., num_outputs], log_std [num_log_std], allowed | None) -> distribution
+
+
+def policy_head(space: Any) -> Head:
+    """The head of a policy over `space` (ours or gymnax's; UserError for another kind).
+
+    allowed is bool [..., A] (Discrete), [..., sum(sizes)] (Factored), [..., K] (Hybrid); Box ignores it. Box and Hybrid parameters
+    are unbounded normals, as in SB3: log_prob is of the raw action, and the caller steps the environment with `clip_action`.
+    """
+    space = from_gymnax(space)
+    if isinstance(space, Discrete):
+        return Head(space.n, 0, lambda outputs, log_std, allowed=None: categorical(outputs, allowed))
+    if isinstance(space, Factored):
+        return Head(sum(space.sizes), 0, lambda outputs, log_std, allowed=None: factored(outputs, space.sizes, allowed))
+    if isinstance(space, Box):
+        shape, size = tuple(space.shape), math.prod(space.shape)
+
+        def build_box(outputs: jax.Array, log_std: jax.Array, allowed: jax.Array | None = None) -> Any:
+            return diagonal_normal(outputs.reshape(*outputs.shape[:-1], *shape), log_std.reshape(shape), len(shape))
+
+        return Head(size, size, build_box)
+    k, num = space.n, space.num_parameters
+
+    def build_hybrid(outputs: jax.Array, log_std: jax.Array, allowed: jax.Array | None = None) -> Any:
+        return hybrid(outputs[..., :k], outputs[..., k:], log_std, space.owner.tolist(), allowed)
+
+    return Head(k + num, num, build_hybrid)
+
+
+def clip_action(space: Any, action: Any) -> Any:
+    """The action with its real parts clipped to the bounds of `space` (task units); Discrete and Factored actions as they are."""
+    space = from_gymnax(space)
+    if isinstance(space, Box):
+        return jnp.clip(action, space.low, space.high)
+    if isinstance(space, Hybrid):
+        return action[0], jnp.clip(action[1], jnp.asarray(space.low, jnp.float32), jnp.asarray(space.high, jnp.float32))
+    return action

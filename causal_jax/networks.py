@@ -1,0 +1,188 @@
+"""Networks as pairs of pure functions: mlp, cnn, torso (the right one for an observation) and ensemble.
+
+The one file that imports flax.linen. `init(key)` gives a plain nested dict {"layers_0": {"kernel": [in, out], "bias": [out]}, ...}:
+the fully connected layers are layers_0, layers_1, ... and the convolutions convs_0, ... (kernel [height, width, in, out]).
+Initialisations: "orthogonal" is Stable-Baselines3's (gain sqrt(2), `final_scale` on the last layer, zero biases); "torch" is
+PyTorch's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for kernels and biases. The large image network is NatureCNN
+(Mnih et al. 2015, Nature 518).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from causal_jax.types import Key, Network, Params, UserError
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"tanh": nn.tanh, "relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu}
+NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # (filters, kernel, stride), VALID padding
+SMALL = ((16, 3, 1), (32, 3, 1))  # SAME padding: works on a grid of any size
+MIN_NATURE = 36  # pixels: the smallest side that leaves NatureCNN one output cell
+
+
+def _initializers(init: str, scale: float, fan_in: int) -> tuple[Any, Any]:
+    """(kernel, bias) initialisers of one layer; scale is the gain (orthogonal) or a factor on PyTorch's bound (torch)."""
+    if init == "orthogonal":
+        return nn.initializers.orthogonal(scale), nn.initializers.zeros
+    bound = scale / math.sqrt(fan_in)
+
+    def uniform(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return uniform, uniform
+
+
+class _Net(nn.Module):
+    """Convolutions (may be none), then fully connected layers; the last is linear."""
+
+    input_shape: tuple[int, ...]
+    filters: tuple[tuple[int, int, int], ...]
+    padding: str
+    input_scale: float
+    sizes: tuple[int, ...]
+    activation: str
+    initialization: str
+    final_scale: float
+
+    def setup(self) -> None:
+        gain = math.sqrt(2.0) if self.initialization == "orthogonal" else 1.0
+        convs, shape = [], self.input_shape
+        for features, size, stride in self.filters:
+            kernel, bias = _initializers(self.initialization, gain, size * size * shape[-1])
+            options = {"strides": stride, "padding": self.padding, "kernel_init": kernel, "bias_init": bias}
+            convs.append(nn.Conv(features, (size, size), **options))
+            side = [(n - size) // stride + 1 if self.padding == "VALID" else -(-n // stride) for n in shape[:2]]
+            shape = (*side, features)
+        dense, fan_in = [], math.prod(shape)
+        for i, size in enumerate(self.sizes):
+            scale = self.final_scale if i == len(self.sizes) - 1 else gain
+            kernel, bias = _initializers(self.initialization, scale, fan_in)
+            dense.append(nn.Dense(size, kernel_init=kernel, bias_init=bias))
+            fan_in = size
+        self.convs, self.layers = convs, dense
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = jnp.asarray(x)
+        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
+        if self.filters:
+            x = x * (1.0 / self.input_scale)
+            for conv in self.convs:
+                x = nn.relu(conv(x))
+            x = x.reshape(*x.shape[:-3], -1)
+        for layer in self.layers[:-1]:
+            x = ACTIVATIONS[self.activation](layer(x))
+        return jnp.asarray(self.layers[-1](x))
+
+
+def _network(
+    input_shape: Sequence[int],
+    sizes: Sequence[int],
+    activation: str,
+    init: str,
+    final_scale: float,
+    filters: tuple[tuple[int, int, int], ...] = (),
+    padding: str = "VALID",
+    input_scale: float = 1.0,
+) -> Network:
+    """Check the names and wrap the module in two pure functions."""
+    if activation not in ACTIVATIONS:
+        raise UserError(f"activation = {activation!r}: must be one of {', '.join(ACTIVATIONS)}")
+    if init not in ("orthogonal", "torch"):
+        raise UserError(f"init = {init!r}: must be one of orthogonal, torch")
+    shape = tuple(input_shape)
+    module = _Net(shape, filters, padding, float(input_scale), tuple(sizes), activation, init, float(final_scale))
+
+    def initialize(key: Key) -> Params:
+        return module.init(key, jnp.zeros(shape))["params"]
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        return jnp.asarray(module.apply({"params": params}, x))
+
+    return Network(initialize, apply)
+
+
+def mlp(
+    in_size: int, hidden: Sequence[int], out_size: int, activation: str = "tanh", init: str = "orthogonal", final_scale: float = 1.0
+) -> Network:
+    """A fully connected network: init(key) -> params, apply(params, x [..., in_size]) -> [..., out_size].
+
+    Args: hidden: sizes of the hidden layers, may be empty (then it is linear). activation: tanh, relu, gelu or silu. init:
+      "orthogonal" (SB3) or "torch" (PyTorch's default). final_scale: gain of the last layer (a factor on PyTorch's bound under "torch").
+    Integer and boolean inputs are cast to float32. Raises UserError on an unknown name. Source: SB3 common/policies.py.
+    """
+    return _network((in_size,), (*hidden, out_size), activation, init, final_scale)
+
+
+def cnn(
+    obs_shape: tuple[int, int, int],
+    hidden: Sequence[int] = (512,),
+    out_size: int = 1,
+    activation: str = "relu",
+    init: str = "orthogonal",
+    final_scale: float = 1.0,
+    pixel_scale: float = 255.0,
+) -> Network:
+    """NatureCNN: apply(params, image [..., height, width, channels]) -> [..., out_size].
+
+    32 filters 8x8 stride 4, 64 4x4 stride 2, 64 3x3 stride 1 (relu, no padding), flatten, the `hidden` layers, a linear output.
+    The image is divided by `pixel_scale` (255 for uint8 pixels; 1 where it is already scaled). Raises UserError for a side under 36.
+    Source: Mnih et al. 2015; SB3 common/torch_layers.py (NatureCNN).
+    """
+    if min(obs_shape[:2]) < MIN_NATURE:
+        raise UserError(f"obs_shape = {tuple(obs_shape)}: must be at least {MIN_NATURE} pixels high and wide")
+    return _network(obs_shape, (*hidden, out_size), activation, init, final_scale, NATURE, "VALID", pixel_scale)
+
+
+def grid_cnn(
+    obs_shape: tuple[int, int, int],
+    hidden: Sequence[int] = (128,),
+    out_size: int = 1,
+    activation: str = "relu",
+    init: str = "orthogonal",
+    final_scale: float = 1.0,
+    pixel_scale: float = 1.0,
+) -> Network:
+    """A network for small grids: two padded 3x3 convolutions (16 and 32 filters, relu), then as `cnn`. Any height and width.
+
+    Cells are symbols as a rule, so nothing is divided unless `pixel_scale` says so. Source: MinAtar's network (Young & Tian 2019)
+    with a second convolution.
+    """
+    return _network(obs_shape, (*hidden, out_size), activation, init, final_scale, SMALL, "SAME", pixel_scale)
+
+
+def torso(obs_shape: Sequence[int], hidden: Sequence[int], out_size: int, **options: Any) -> Network:
+    """The network for an observation of one shape: apply(params, obs [..., *obs_shape]) -> [..., out_size].
+
+    Rank 0, 1 and 2 are flattened into an `mlp`; rank 3 is an image (height, width, channels): `cnn` from 36 pixels a side, else
+    `grid_cnn`. options go to the one chosen. Raises UserError for a higher rank.
+    """
+    shape = tuple(int(n) for n in obs_shape)
+    if len(shape) == 3:
+        image = (shape[0], shape[1], shape[2])
+        return (cnn if min(shape[:2]) >= MIN_NATURE else grid_cnn)(image, hidden, out_size, **options)
+    if len(shape) > 3:
+        raise UserError(f"obs_shape = {shape}: must have at most 3 dimensions (height, width, channels)")
+    network, size = mlp(math.prod(shape), hidden, out_size, **options), math.prod(shape)
+
+    def apply(params: Params, obs: jax.Array) -> jax.Array:
+        obs = jnp.asarray(obs)
+        return jnp.asarray(network.apply(params, obs.reshape(*obs.shape[: obs.ndim - len(shape)], size)))
+
+    return Network(network.init, apply)
+
+
+def ensemble(network: Network, num: int) -> Network:
+    """`num` members of one network, each with its own initial weights: params have a leading axis [num, ...].
+
+    apply(params, x [..., in]) -> [num, ..., out]: every member sees the same input.
+    """
+
+    def init(key: Key) -> Params:
+        return jax.vmap(network.init)(jax.random.split(key, num))
+
+    return Network(init, jax.vmap(network.apply, in_axes=(0, None)))
