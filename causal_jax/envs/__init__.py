@@ -1,50 +1,65 @@
 """Environments by name: `make(id, **options) -> (env, params)` and `list_envs()`.
 
-The table is literal and each module is imported when one of its names is asked for, so that importing this package costs nothing.
-To add an environment: write a frozen dataclass on `base.Environment` whose fields are its options, and add a line to the table.
+The tables are literal and each module is imported when one of its names is asked for, so that importing this package costs nothing.
+To add an environment: write a frozen dataclass on `base.Environment` whose fields are its options, and add a line to `ENVS`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 from typing import Any
 
+from causal_jax.envs.base import suggest
 from causal_jax.fields import validate
 from causal_jax.types import UserError
 
-ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, fixed options
-    **{f"maze-n{n}": ("causal_jax.envs.maze", "Maze", {"n": n}) for n in range(1, 11)},
+ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, options that the name fixes
+    **{f"maze-n{n}": ("maze", "Maze", {"n": n}) for n in range(1, 11)},
+    "probe-value": ("probes", "ProbeValue", {}),
+    "probe-credit": ("probes", "ProbeCredit", {}),
+    "probe-policy": ("probes", "ProbePolicy", {}),
+    "probe-discount": ("probes", "ProbeDiscount", {}),
+    "probe-truncation": ("probes", "ProbeTruncation", {}),
+    "probe-masked": ("probes", "ProbeMasked", {}),
+    "probe-factored": ("probes", "ProbeFactored", {}),
+    "probe-hybrid": ("probes", "ProbeHybrid", {}),
+    "probe-box": ("probes", "ProbeBox", {}),
 }
+ADAPTERS = {"gymnax": "a gymnax 1.0 environment, e.g. gymnax:CartPole-v1", "brax": "a brax environment, e.g. brax:ant"}
 
 
 def list_envs() -> list[str]:
-    """The names that `make` knows."""
+    """The names that `make` knows, those of `ADAPTERS` (`gymnax:<Id>`, `brax:<name>`) left out."""
     return list(ENVS)
 
 
 def make(id: str, **options: Any) -> tuple[Any, Any]:
-    """The environment `id` and its params: `make("maze-n6", max_steps=100)`.
+    """The environment `id` and its params: `make("maze-n6", max_steps=100)`, `make("gymnax:CartPole-v1")`, `make("brax:ant")`.
 
-    Options are the fields of the environment's dataclass. Raises UserError, one line, for an unknown name (with the nearest ones),
-    an unknown option, or a value of the wrong type or out of range.
+    Options are the fields of the environment's dataclass (for gymnax: of its params). Raises UserError, one line, for an unknown name
+    (with the nearest ones), an unknown option, or a value of the wrong type or out of range.
     """
-    if id not in ENVS:
-        raise UserError(f"env = {id!r}: " + _nearest(id))
-    module, name, fixed = ENVS[id]
-    cls = getattr(importlib.import_module(module), name)
-    known = [f.name for f in dataclasses.fields(cls) if f.name not in fixed]
+    prefix, colon, name = id.partition(":")
+    if colon and prefix == "gymnax":
+        return _module("adapters").make_gymnax(name, **options)  # type: ignore[no-any-return]
+    if colon and prefix == "brax":
+        module, cls, fixed = "adapters", "Brax", {"name": name}
+    elif id in ENVS:
+        module, cls, fixed = ENVS[id]
+    else:
+        known = ["maze-n{1..10}", *(name for name in ENVS if not name.startswith("maze")), *(f"{prefix}:<name>" for prefix in ADAPTERS)]
+        raise UserError(f"env = {id!r}: {'must be maze-n1 .. maze-n10' if id.startswith('maze') else suggest(id, known)}")
+    kind = getattr(_module(module), cls)
+    known = [f.name for f in dataclasses.fields(kind) if f.name not in fixed]
     for option, value in options.items():
         if option not in known:
-            raise UserError(f"{id}: {option} = {value!r}: unknown option, must be one of {', '.join(known) or '(it has none)'}")
-    env = cls(**fixed, **options)
+            raise UserError(f"{id}: {option} = {value!r}: unknown option, {id} has {', '.join(known) or 'none'}")
+    env = kind(**fixed, **options)
     validate(env, f"{id}: ")
+    env.observation_space(env.default_params)  # what only shows when it is built (a brax name, a backend) shows here
     return env, env.default_params
 
 
-def _nearest(id: str) -> str:
-    if id.startswith("maze"):
-        return "must be maze-n{n} with n in 1..10"
-    near = difflib.get_close_matches(id, list_envs(), n=3, cutoff=0.4)
-    return "unknown, did you mean " + ", ".join(near) + "?" if near else "unknown, must be one of " + ", ".join(list_envs())
+def _module(name: str) -> Any:
+    return importlib.import_module(f"causal_jax.envs.{name}")

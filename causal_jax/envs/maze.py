@@ -161,8 +161,8 @@ class Maze(Environment):
             raise UserError("image = True: successors needs the vector observation, image = False")
         pos = jnp.asarray(obs, jnp.float32)
         alive = (params.max_steps > 1) & ~_inside(pos[0], pos[1], params.goal)
-        move = jax.vmap(lambda motion: _move(pos, motion * params.step_unit, alive, params))
-        next_pos, _, inside = move(params.motions)
+        move = jax.vmap(_move, (None, 0, None, None))
+        next_pos, _, inside = move(pos, params.motions * params.step_unit, alive, params)
         return next_pos, inside
 
     def render(self, state: MazeState, params: MazeParams, size: int = 200) -> np.ndarray:
