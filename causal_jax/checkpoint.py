@@ -78,9 +78,8 @@ class Checkpoints:
                 say(f"checkpoint {self.folder / kind / str(step)}: cannot be read ({type(error).__name__}), trying the one before")
                 continue
             path, leaf = sorted(foreign)[0]
-            raise UserError(
-                f"checkpoint {self.folder / kind / str(step)}: belongs to another program ({len(foreign)} leaves differ, first {path}: {leaf})"
-            )
+            where = self.folder / kind / str(step)
+            raise UserError(f"checkpoint {where}: belongs to another program ({len(foreign)} leaves differ, first {path}: {leaf})")
         if steps:
             raise UserError(f"checkpoint {self.folder / kind}: none of {steps} can be read; delete the folder to start again")
         return None

@@ -75,7 +75,12 @@ class Progress:
         self._bar = None
         console = Console()
         if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}% {task.fields[text]}"), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}% {task.fields[text]}"),
+                TimeRemainingColumn(),
+            )
             self._bar = Bar(*columns, console=console)
             self._task = self._bar.add_task(label, total=total_steps, text="compiling")
             self._bar.start()

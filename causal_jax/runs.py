@@ -14,16 +14,16 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from causal_jax import fit, mesh, rollout
+from causal_jax import mesh, rollout, training
 from causal_jax.algorithms import ALGORITHMS, algorithm_module
 from causal_jax.checkpoint import Checkpoints
 from causal_jax.envs import make
@@ -78,6 +78,7 @@ class Resolved(NamedTuple):
 
     settings: Settings
     config: Any
+    swept: dict[str, tuple[float, ...]]
     hyper: Any
     seeds: list[int]
     points: list[dict[str, float]]
@@ -122,17 +123,16 @@ def resolve(settings: Settings, config: Any = None, hyper: Any = None) -> Resolv
     validate(settings)
     config = config if config is not None else module.Config(**ALGORITHMS[settings.algorithm].preset)
     hyper = hyper if hyper is not None else module.Hyper()
-    for values in zip(*(np.atleast_1d(v).tolist() for v in vars(hyper).values()), strict=False):
-        validate(type(hyper)(*values), "hyper.")
-    for name, values in vars(hyper).items():
-        for value in np.atleast_1d(values).tolist():
+    swept = {name: tuple(np.atleast_1d(np.asarray(values, object)).tolist()) for name, values in vars(hyper).items()}
+    for name, values in swept.items():
+        for value in values:
             validate(module.Hyper(**{name: value}), "hyper.")
     env, env_params = make(settings.env, **parse_options(settings.env_options))
     algorithm = module.build(env, env_params, config)
-    population, seeds, points = fit.grid(hyper, range(settings.seed, settings.seed + settings.members))
+    population, seeds, points = training.grid(hyper, range(settings.seed, settings.seed + settings.members))
     num_updates = -(-settings.steps // module.steps_per_update(config))
     chunk_updates = -(-num_updates // settings.evaluations)
-    return Resolved(settings, config, population, seeds, points, env, env_params, module, algorithm, num_updates, chunk_updates)
+    return Resolved(settings, config, swept, population, seeds, points, env, env_params, module, algorithm, num_updates, chunk_updates)
 
 
 def time_limit(env_params: Any) -> int:
@@ -177,7 +177,9 @@ def make_task(run: Resolved, say: Say = print) -> tuple[Any, Any]:
         folder = Path(settings.effects)
         folder = folder if (folder / "run.json").exists() else Path(settings.folder) / settings.effects
         if not (folder / "run.json").exists():
-            raise UserError(f"effects = {settings.effects!r}: no such run, neither {settings.effects}/run.json nor {folder}/run.json exists")
+            raise UserError(
+                f"effects = {settings.effects!r}: no such run, neither {settings.effects}/run.json nor {folder}/run.json exists"
+            )
     else:
         phase1 = Settings(
             algorithm="effects", env=settings.env, env_options=settings.env_options, members=settings.members, seed=settings.seed,
@@ -200,7 +202,7 @@ def describe(run: Resolved) -> dict[str, Any]:
         "name": run.folder.name,
         "settings": dataclasses.asdict(run.settings),
         "config": dataclasses.asdict(run.config),
-        "hyper": {name: np.asarray(x).tolist() for name, x in vars(run.hyper).items()},
+        "hyper": {name: list(values) for name, values in run.swept.items()},
         "algorithm": run.settings.algorithm,
         "env": run.settings.env,
         "members": run.num_members,
@@ -248,7 +250,9 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise UserError(f"run = {str(folder)!r}: in use by process {file.read().strip() or '?'}; wait for it or choose another --name") from None
+            raise UserError(
+                f"run = {str(folder)!r}: in use by process {file.read().strip() or '?'}; wait for it or choose another --name"
+            ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -286,7 +290,7 @@ def _train(run: Resolved, folder: Path, say: Say) -> Path:
         about["chunk_updates"] = read_about(folder)["chunk_updates"]
     write_json(folder / "run.json", about)
     task, task_axes = make_task(run, say)
-    state = fit.start(run.algorithm, run.seeds, run.hyper, task, task_axes)
+    state = training.start(run.algorithm, run.seeds, run.hyper, task, task_axes)
     state = mesh.shard_run(state, mesh.population_mesh(run.num_members, run.settings.devices))
     checkpoints = Checkpoints(folder / "ckpt")
     restored = checkpoints.restore(state, say=say)
@@ -304,11 +308,11 @@ def _train(run: Resolved, folder: Path, say: Say) -> Path:
     best = checkpoints.best_score()
     seconds = {"train": 0.0}
 
-    def on_compiled(compiled: fit.Compiled) -> None:
+    def on_compiled(compiled: training.Compiled) -> None:
         seconds["compile"] = compiled.seconds
         say(f"{folder.name}: {run.num_members} members, compiled in {compiled.seconds:.1f} s, needs {compiled.bytes / 2**20:.0f} MiB")
 
-    def on_chunk(chunk: fit.Chunk) -> None:
+    def on_chunk(chunk: training.Chunk) -> None:
         nonlocal best
         seconds["train"] += chunk.seconds
         updates = max((len(x) for x in chunk.metrics.values()), default=0)
@@ -327,7 +331,7 @@ def _train(run: Resolved, folder: Path, say: Say) -> Path:
             wandb.write(row)
 
     try:
-        fit.fit(
+        training.fit(
             run.algorithm, state, task, run.num_updates, chunk_updates=about["chunk_updates"], evaluate=evaluator(run),
             task_axes=task_axes, on_compiled=on_compiled, on_chunk=on_chunk,
         )  # fmt: skip
@@ -347,7 +351,7 @@ def _mean(x: np.ndarray) -> np.ndarray:
     return np.where(count > 0, np.nansum(x, axis=0) / np.maximum(count, 1), np.nan)
 
 
-def _score(chunk: fit.Chunk, means: dict[str, np.ndarray]) -> float:
+def _score(chunk: training.Chunk, means: dict[str, np.ndarray]) -> float:
     """The number that decides which checkpoint is best: the mean return of the evaluated (else the training) episodes."""
     if chunk.evaluation:
         return float(np.mean(chunk.evaluation["sampled"]["return"]))
@@ -361,7 +365,7 @@ class Loaded(NamedTuple):
     resolved: Resolved
     task: Any
     task_axes: Any
-    run: fit.Run
+    run: training.Run
 
 
 def load_settings(about: dict[str, Any]) -> tuple[Settings, Any, Any]:
@@ -372,8 +376,7 @@ def load_settings(about: dict[str, Any]) -> tuple[Settings, Any, Any]:
 
     settings = Settings(**tuples(about["settings"]))
     module = algorithm_module(settings.algorithm)
-    hyper = {name: tuple(dict.fromkeys(values)) if isinstance(values, list) else values for name, values in about["hyper"].items()}
-    return settings, module.Config(**tuples(about["config"])), module.Hyper(**hyper)
+    return settings, module.Config(**tuples(about["config"])), module.Hyper(**tuples(about["hyper"]))
 
 
 def load_run(folder: Path, kind: str = "last", say: Say = print) -> Loaded:
@@ -387,7 +390,7 @@ def load_run(folder: Path, kind: str = "last", say: Say = print) -> Loaded:
     run = resolve(settings, config, hyper)
     task, axes = make_task(run, say)
     checkpoints = Checkpoints(folder / "ckpt")
-    restored = checkpoints.restore(fit.start(run.algorithm, run.seeds, run.hyper, task, axes), kind, say)
+    restored = checkpoints.restore(training.start(run.algorithm, run.seeds, run.hyper, task, axes), kind, say)
     checkpoints.close()
     if restored is None:
         raise UserError(f"run = {str(folder)!r}: has no checkpoint yet")

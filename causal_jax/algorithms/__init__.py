@@ -1,8 +1,8 @@
 """The table of algorithms: a name, the module that builds it, and the Config fields that the name fixes.
 
-A module has `Config`, `Hyper`, `Task` (first field `env_params`), `build(env, env_params, config)` and `steps_per_update(config)`; where they
-apply also `needs_effects(config)` (a phase 1 must come first) and `evaluations(config)` ({suffix: Config to act by}). Modules are imported
-when asked for, and never import each other.
+A module has `Config`, `Hyper`, `Task` (first field `env_params`), `build(env, env_params, config)` and `steps_per_update(config)`;
+where they apply also `needs_effects(config)` (a phase 1 must come first) and `evaluations(config)` ({suffix: Config to act by}).
+Modules are imported when asked for, and never import each other.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ALGORITHMS: dict[str, Entry] = {
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """"did you mean ...?" for a misspelt name, or all the names."""
+    """ "did you mean ...?" for a misspelt name, or all the names."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     return f"did you mean {' or '.join(near)}?" if near else f"must be one of {', '.join(known)}"
 

@@ -203,7 +203,9 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
             action, log_prob = pi.sample_and_log_prob(seed=key_action)
         else:  # every logit is -1e10 where all are masked: a uniform draw whose log-probability float32 rounds to 0
             uniform = head.build(jnp.zeros(head.num_outputs), jnp.zeros(head.num_log_std), None)
-            action = jnp.where(all_masked, uniform.sample(seed=key_action), pi.sample(seed=key_action)) if masked else pi.sample(seed=key_action)
+            action = (
+                jnp.where(all_masked, uniform.sample(seed=key_action), pi.sample(seed=key_action)) if masked else pi.sample(seed=key_action)
+            )
             log_prob = jnp.where(all_masked, 0.0, pi.log_prob(action))
         extra = {"log_prob": log_prob, "all_masked": all_masked}
         return action, extra if allowed is None else {**extra, "allowed": allowed}
@@ -255,7 +257,9 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         v, next_v = values(transition.obs), values(transition.next_obs)
         done = transition.terminated | transition.truncated
         terminated = done if authors else transition.terminated
-        advantage = jax.vmap(gae, (0, 0, 0, 0, 0, None, None))(transition.reward, v, next_v, terminated, done, hyper.gamma, hyper.gae_lambda)
+        advantage = jax.vmap(gae, (0, 0, 0, 0, 0, None, None))(
+            transition.reward, v, next_v, terminated, done, hyper.gamma, hyper.gae_lambda
+        )
         metrics = {**rollout.episode_metrics(episodes), "value": v.mean()}
         if masked:
             metrics["num_allowed"] = transition.extra["allowed"].sum(-1).mean()

@@ -144,7 +144,9 @@ def compile_run(
     began = time.perf_counter()
     num = jnp.zeros((), jnp.int32)
     shardings = (jax.tree.map(lambda x: x.sharding, run), None)
-    chunk = jax.jit(chunk_function(algorithm, capacity, task_axes), donate_argnums=0, out_shardings=shardings).lower(run, task, num).compile()
+    chunk = (
+        jax.jit(chunk_function(algorithm, capacity, task_axes), donate_argnums=0, out_shardings=shardings).lower(run, task, num).compile()
+    )
     programs, evaluator = [chunk], None
     if evaluate is not None:
         evaluator = jax.jit(evaluate_function(evaluate, task_axes)).lower(run, task).compile()
@@ -175,7 +177,8 @@ def fit(
     """Drive a population from update run.t to `num_updates`, `chunk_updates` at a time; between chunks evaluate and tell `on_chunk`.
 
     Args: run: from `start` or a checkpoint; it is consumed. evaluate: (key, state, task) -> pytree, for one member. task_axes: vmap
-      axes of the task (None: shared by all members). Returns: the run after the last update. A fresh run is evaluated before its first update.
+      axes of the task (None: shared by all members). A fresh run is evaluated before its first update.
+    Returns: the run after the last update.
     Raises: UserError when a count is not positive.
     """
     for name, value in (("num_updates", num_updates), ("chunk_updates", chunk_updates)):
