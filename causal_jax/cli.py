@@ -163,7 +163,6 @@ def _train(args: list[str]) -> None:
         settings, config, hyper = defaults
     grid = _grid(module.Hyper)
     sequences = {k: tuple(v) if isinstance(v, tuple | list) else (v,) for k, v in vars(hyper).items()}
-    fixed = Annotated[str, tyro.conf.Suppress]
     command: Any = dataclasses.make_dataclass(
         "Train",
         [
@@ -172,7 +171,6 @@ def _train(args: list[str]) -> None:
             ("hyper", grid, grid(**sequences)),
             ("resume", Annotated[bool, tyro.conf.arg(help="Continue the run in the folder; start it where there is none.")], False),
             ("report", Annotated[bool, tyro.conf.arg(help="Write report.html when training is done.")], True),
-            ("quiet", Annotated[fixed, tyro.conf.Suppress], ""),
         ],
         frozen=True,
     )

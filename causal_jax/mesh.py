@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from causal_jax.types import UserError
@@ -21,7 +22,7 @@ def population_mesh(num_members: int, num_devices: int = 0) -> Mesh:
         raise UserError(f"devices = {num_devices}: must be at most {available}, the number of devices here")
     if num_members % num_devices:
         raise UserError(f"devices = {num_devices}: must divide the {num_members} members")
-    return jax.make_mesh((num_devices,), ("pop",), devices=jax.devices()[:num_devices])
+    return Mesh(np.asarray(jax.devices()[:num_devices]), ("pop",))
 
 
 def shard_run(run: Any, mesh: Mesh) -> Any:

@@ -205,11 +205,12 @@ def actor_critic(obs_shape: Sequence[int], hidden: Sequence[int], num_outputs: i
 
     def init(key: Key) -> Params:
         key_trunk, key_actor, key_critic = jax.random.split(key, 3)
-        params = {"actor": actor.init(key_actor), "critic": critic.init(key_critic), "log_std": jnp.zeros(num_log_std)}
-        return params if trunk is None else {**params, "trunk": trunk.init(key_trunk)}
+        params = {"actor": actor.init(key_actor), "critic": critic.init(key_critic)}
+        params |= {"trunk": trunk.init(key_trunk)} if trunk is not None else {}
+        return params | ({"log_std": jnp.zeros(num_log_std)} if num_log_std else {})
 
     def apply(params: Params, obs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         features = obs if trunk is None else nn.relu(trunk.apply(params["trunk"], obs))
-        return actor.apply(params["actor"], features), params["log_std"], critic.apply(params["critic"], features)[..., 0]
+        return actor.apply(params["actor"], features), params.get("log_std", jnp.zeros(0)), critic.apply(params["critic"], features)[..., 0]
 
     return Network(init, apply)

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
+import tyro
 
 from causal_jax import mesh, rollout, training
 from causal_jax.algorithms import ALGORITHMS, algorithm_module
@@ -38,7 +39,7 @@ Say = Callable[[str], None]
 class Settings:
     """What one run is, apart from the algorithm's own Config and Hyper."""
 
-    algorithm: str = "ppo"
+    algorithm: Annotated[str, tyro.conf.Suppress] = "ppo"
     """Name of the algorithm (causal-jax list algorithms)."""
     env: str = "maze-n6"
     """Name of the environment (causal-jax list envs)."""

@@ -1,7 +1,7 @@
 """PPO (Schulman et al. 2017) with a pluggable mask of allowed actions: PPO, NPM, NPM-Random, CEE and CEE-WOC are one algorithm.
 
 The mask comes from the N-matrix of the current state (causal/effects.py; CEE: arXiv 2501.14543, NPM: arXiv 2312.06258), learned
-in phase 1 (`effects="learned"`, algorithms/effect_model.py) or exact where the environment can be enumerated (`effects="oracle"`).
+in phase 1 (`n_values="learned"`, algorithms/effect_model.py) or exact where the environment can be enumerated (`n_values="oracle"`).
 mode="definition": the policy is softmax(logits + log mask) everywhere: sampling, loss and evaluation; a state whose actions are all
 masked is left unmasked and counted. mode="authors": as the CEE code runs: the transposed similarity, one drawn survivor per group,
 the mask in sampling only, log-probability 0 where everything is masked, and a time limit treated as a terminal.
@@ -52,7 +52,7 @@ class Config:
     """Standardise advantages in every minibatch."""
     selection: str = option("all", choices=SELECTIONS)
     """Which actions the mask keeps: all (plain PPO), cee, npm, npm-random, cee-woc, or unique (no other action has the same successor)."""
-    effects: str = option("learned", choices=("learned", "oracle"))
+    n_values: str = option("learned", choices=("learned", "oracle"))
     """Where the N-matrix comes from: a model fitted in phase 1, or exact enumeration of the successors."""
     mode: str = option("definition", choices=("definition", "authors"))
     """The paper's definition, or the authors' code bug for bug."""
@@ -125,7 +125,7 @@ class Batch(NamedTuple):
 
 def needs_effects(config: Config) -> bool:
     """Whether the mask reads an effect model that phase 1 must fit."""
-    return config.selection not in ("all", "unique") and config.effects == "learned"
+    return config.selection not in ("all", "unique") and config.n_values == "learned"
 
 
 def evaluations(config: Config) -> dict[str, Config]:
@@ -154,7 +154,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         raise UserError(f"selection = {config.selection!r}: needs a Discrete action space, this one is {type(space).__name__}")
     enumerated = masked and not needs_effects(config)
     if enumerated and not hasattr(env, "successors"):
-        raise UserError(f"effects = {config.effects!r}, selection = {config.selection!r}: needs an environment with `successors`")
+        raise UserError(f"n_values = {config.n_values!r}, selection = {config.selection!r}: needs an environment with `successors`")
     authors = config.mode == "authors"
     head = distributions.policy_head(space)
     actor_critic = networks.actor_critic(
