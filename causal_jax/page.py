@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from causal_jax.runs import plain
+from causal_jax.history import plain
 from causal_jax.types import UserError
 
 
