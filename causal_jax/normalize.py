@@ -18,9 +18,9 @@ MAX_COUNT = int(np.iinfo(np.int32).max)
 
 
 class Stats(NamedTuple):
-    """count: int32 [], samples seen. mean, var: pytrees of float32, each leaf of the example's shape; var divides by count."""
+    """num_samples: int32 [], samples seen. mean, var: pytrees of float32, each leaf of the example's shape; var divides by num_samples."""
 
-    count: jax.Array
+    num_samples: jax.Array
     mean: Any
     var: Any
 
@@ -37,7 +37,7 @@ def update(stats: Stats, batch: Any) -> Stats:
     num = math.prod(jnp.shape(first)[: jnp.ndim(first) - jnp.ndim(mean)])
     if num == 0:
         return stats
-    count = jnp.minimum(stats.count, MAX_COUNT - num) + num
+    count = jnp.minimum(stats.num_samples, MAX_COUNT - num) + num
     weight = num / count.astype(jnp.float32)  # the batch's share of all samples
 
     def merge(mean: jax.Array, var: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
