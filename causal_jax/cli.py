@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from causal_jax.fields import suggest
 from causal_jax.types import UserError
 
 COMMANDS = ("train", "evaluate", "report", "play", "list")
@@ -123,14 +124,13 @@ def _take(args: list[str], flag: str) -> str | None:
 
 def _defaults(args: list[str]) -> tuple[Any, Any, Any] | None:
     """(settings, config, hyper) of --preset or --config, taken out of args."""
-    from causal_jax.algorithms import nearest
     from causal_jax.runs import load_settings, read_about
 
     preset, path = _take(args, "--preset"), _take(args, "--config")
     if preset is not None:
         known = [p.stem for p in sorted(PRESETS.glob("*.json"))]
         if preset not in known:
-            raise UserError(f"preset = {preset!r}: {nearest(preset, known)}")
+            raise UserError(f"preset = {preset!r}: {suggest(preset, known)}")
         path = str(PRESETS / f"{preset}.json")
     if path is None:
         return None
@@ -237,9 +237,7 @@ def run(args: Sequence[str]) -> None:
         return
     name = rest.pop(0)
     if name not in COMMANDS:
-        from causal_jax.algorithms import nearest
-
-        raise UserError(f"command = {name!r}: {nearest(name, list(COMMANDS))}")
+        raise UserError(f"command = {name!r}: {suggest(name, list(COMMANDS))}")
     use_compilation_cache()
     if name == "train":
         return _train(rest)

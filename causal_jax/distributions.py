@@ -22,15 +22,38 @@ from causal_jax.spaces import Box, Discrete, Factored, Hybrid, from_gymnax
 from causal_jax.types import Key
 
 
-class _MaskedCategorical(distrax.Categorical):  # type: ignore[misc]
-    """distrax.Categorical whose entropy, and its gradient, leave out the forbidden actions."""
+class _Categorical(distrax.Categorical):  # type: ignore[misc]
+    """distrax.Categorical over the allowed actions, sampled by inverting the cumulative distribution.
 
-    def __init__(self, logits: jax.Array, allowed: jax.Array) -> None:
-        least = jnp.finfo(logits.dtype).min  # type: ignore[no-untyped-call]
-        super().__init__(logits=jnp.where(allowed, logits, least))
+    One uniform number a draw instead of one a choice: with many actions drawing Gumbel noise costs more than the network. An action of
+    probability 0 is never drawn: its step of the cumulative sum is empty.
+    """
+
+    def __init__(self, logits: jax.Array, allowed: jax.Array | None = None) -> None:
+        if allowed is not None:
+            least = jnp.finfo(logits.dtype).min  # type: ignore[no-untyped-call]
+            logits = jnp.where(allowed, logits, least)
+        super().__init__(logits=logits)
         self._allowed = allowed
 
+    def _sample_n(self, key: Key, n: int) -> jax.Array:
+        cumulative = jnp.cumsum(jnp.exp(self.logits), axis=-1)
+        total = cumulative[..., -1:]
+        u = jax.random.uniform(key, (n, *self.logits.shape[:-1], 1), total.dtype)
+        below = jnp.nextafter(total, jnp.zeros_like(total))  # u * total may round up to total, which no action reaches
+        return jnp.sum(cumulative <= jnp.minimum(u * total, below), axis=-1).astype(jnp.int32)
+
+    def _sample_n_and_log_prob(self, key: Key, n: int) -> tuple[jax.Array, jax.Array]:
+        samples = self._sample_n(key, n)
+        return samples, self.log_prob(samples)
+
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        chosen = jnp.arange(self.num_categories) == jnp.asarray(value)[..., None]
+        return jnp.sum(jnp.where(chosen, self.logits, 0.0), axis=-1)
+
     def entropy(self) -> jax.Array:
+        if self._allowed is None:
+            return super().entropy()
         log_prob = jnp.where(self._allowed, self.logits, 0.0)
         return -jnp.sum(jnp.where(self._allowed, jnp.exp(log_prob) * log_prob, 0.0), axis=-1)
 
@@ -42,9 +65,9 @@ def categorical(logits: jax.Array, allowed: jax.Array | np.ndarray | None = None
     The log_prob of a forbidden action is about finfo.min: finite, and its probability is 0.
     """
     if allowed is None:
-        return distrax.Categorical(logits=logits)
+        return _Categorical(logits)
     allowed = jnp.broadcast_to(jnp.asarray(allowed), logits.shape)
-    return _MaskedCategorical(logits, allowed | ~jnp.any(allowed, axis=-1, keepdims=True))
+    return _Categorical(logits, allowed | ~jnp.any(allowed, axis=-1, keepdims=True))
 
 
 def _padded(flat: jax.Array, sizes: Sequence[int], fill: Any) -> jax.Array:

@@ -7,7 +7,9 @@ field, its value and what is allowed. Works for frozen `Config` dataclasses and 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
+from collections.abc import Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 from causal_jax.types import UserError
@@ -75,3 +77,9 @@ def validate(instance: Any, prefix: str = "") -> None:
         for v in value if isinstance(value, tuple | list) else (value,):
             if _outside(v, f.metadata):
                 raise UserError(f"{prefix}{f.name} = {value!r}: must be {allowed_text(f.metadata) or 'finite'}")
+
+
+def suggest(name: str, names: Sequence[str]) -> str:
+    """What to tell a user who asked for an unknown `name`: the nearest of `names`, or all of them if none is near."""
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"unknown, did you mean {', '.join(near)}?" if near else f"unknown, must be one of {', '.join(names)}"

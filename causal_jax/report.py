@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from causal_jax import plots
-from causal_jax.page import Section, write_report
 from causal_jax.history import Run, load_run, split_by_hyper
+from causal_jax.page import Section, write_report
 from causal_jax.statistics import Estimate, area_under_curve, bootstrap_interval, compare, curve_interval, steps_to
 from causal_jax.types import UserError
 

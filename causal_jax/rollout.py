@@ -53,8 +53,8 @@ def unroll(
       finished episode's `return`, `length`, `success` (where the environment's info has it).
     """
 
-    def body(cursor: Cursor, key: Key) -> tuple[Cursor, tuple[Transition, dict[str, jax.Array]]]:
-        key_act, key_step = jax.random.split(key)
+    def body(cursor: Cursor, keys: Key) -> tuple[Cursor, tuple[Transition, dict[str, jax.Array]]]:
+        key_act, key_step = keys
         action, extra = act(key_act, cursor.obs)
         obs, env_state, reward, terminated, truncated, info = env.step(key_step, cursor.env_state, action, params)
         reward = jnp.asarray(reward, jnp.float32)
@@ -65,7 +65,8 @@ def unroll(
         episode = {"done": done, "return": total, "length": length, "success": _success(info)}
         return Cursor(env_state, obs, jnp.where(done, 0.0, total), jnp.where(done, 0, length)), (transition, episode)
 
-    cursor, (transitions, episodes) = jax.lax.scan(body, cursor, jax.random.split(key, num_steps))
+    # all keys at once: a split inside the scan costs as much as a small network
+    cursor, (transitions, episodes) = jax.lax.scan(body, cursor, jax.random.split(key, (num_steps, 2)))
     return cursor, transitions, episodes
 
 
@@ -87,9 +88,9 @@ def evaluate(key: Key, env: Env, params: Any, act: Callable[[Key, Obs], Action],
     Args: act: (key, obs) -> action. The key is consumed. Returns: the sums of the episode (scalars).
     """
 
-    def body(carry: tuple[Any, ...], key: Key) -> tuple[tuple[Any, ...], None]:
+    def body(carry: tuple[Any, ...], keys: Key) -> tuple[tuple[Any, ...], None]:
         obs, env_state, alive, episode = carry
-        key_act, key_step = jax.random.split(key)
+        key_act, key_step = keys
         obs, env_state, reward, terminated, info = env.step_env(key_step, env_state, act(key_act, obs), params)
         done = jnp.asarray(terminated, bool) | jnp.asarray(env.is_truncated(env_state, params), bool)
         episode = Episode(
@@ -102,7 +103,7 @@ def evaluate(key: Key, env: Env, params: Any, act: Callable[[Key, Obs], Action],
     key_reset, key_steps = jax.random.split(key)
     obs, env_state = env.reset_env(key_reset, params)
     episode = Episode(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-    carry, _ = jax.lax.scan(body, (obs, env_state, jnp.ones((), bool), episode), jax.random.split(key_steps, max_steps))
+    carry, _ = jax.lax.scan(body, (obs, env_state, jnp.ones((), bool), episode), jax.random.split(key_steps, (max_steps, 2)))
     return carry[3]
 
 

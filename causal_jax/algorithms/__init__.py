@@ -7,10 +7,10 @@ Modules are imported when asked for, and never import each other.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import Any, NamedTuple
 
+from causal_jax.fields import suggest
 from causal_jax.types import UserError
 
 
@@ -34,14 +34,8 @@ ALGORITHMS: dict[str, Entry] = {
 }
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """ "did you mean ...?" for a misspelt name, or all the names."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    return f"did you mean {' or '.join(near)}?" if near else f"must be one of {', '.join(known)}"
-
-
 def algorithm_module(name: str) -> Any:
     """The module of an algorithm. Raises: UserError with the nearest names for an unknown one."""
     if name not in ALGORITHMS:
-        raise UserError(f"algorithm = {name!r}: {nearest(name, list(ALGORITHMS))}")
+        raise UserError(f"algorithm = {name!r}: {suggest(name, list(ALGORITHMS))}")
     return importlib.import_module(ALGORITHMS[name].module)

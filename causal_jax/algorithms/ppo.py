@@ -156,6 +156,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     if enumerated and not hasattr(env, "successors"):
         raise UserError(f"n_values = {config.n_values!r}, selection = {config.selection!r}: needs an environment with `successors`")
     authors = config.mode == "authors"
+    drawn = config.selection == "npm-random" or (authors and config.selection == "cee")
     head = distributions.policy_head(space)
     actor_critic = networks.actor_critic(
         env.observation_space(env_params).shape, config.hidden, head.num_outputs, head.num_log_std, activation=config.activation
@@ -196,7 +197,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         return head.build(logits, log_std, allowed)
 
     def sample(key: Key, policy: Policy, obs: Obs) -> tuple[Action, dict[str, Any]]:
-        key_mask, key_action = jax.random.split(key)
+        key_mask, key_action = jax.random.split(key) if drawn else (key, key)  # a mask that is not drawn leaves its key alone
         allowed, all_masked = mask(key_mask, policy, obs)
         pi = distribution(policy, obs, allowed)
         if not authors:

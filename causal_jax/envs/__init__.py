@@ -10,8 +10,7 @@ import dataclasses
 import importlib
 from typing import Any
 
-from causal_jax.envs.base import suggest
-from causal_jax.fields import validate
+from causal_jax.fields import suggest, validate
 from causal_jax.types import UserError
 
 ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, options that the name fixes

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from causal_jax.envs.base import Environment, suggest
-from causal_jax.fields import option
+from causal_jax.envs.base import Environment
+from causal_jax.fields import option, suggest
 from causal_jax.spaces import Box, Space, from_gymnax
 from causal_jax.types import Action, Key, Obs, UserError
 

@@ -6,20 +6,12 @@ observation_space`; floats that may vary between the worlds of a population live
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from causal_jax.types import Action, Key, Obs
-
-
-def suggest(name: str, names: Sequence[str]) -> str:
-    """What to tell a user who asked for an unknown `name`: the nearest of `names`, or all of them if none is near."""
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"unknown, did you mean {', '.join(near)}?" if near else f"unknown, must be one of {', '.join(names)}"
 
 
 class Environment:
