@@ -81,9 +81,15 @@ def _parse(cls: Any, args: Sequence[str], prog: str, default: Any = None) -> Any
     except SystemExit as stop:
         if not stop.code:
             raise
-        text = re.sub(r"[╭╮╰╯│─━┃┏┓┗┛]", " ", re.sub(r"\x1b\[[0-9;]*m", "", errors.getvalue()))
-        text = re.split(r"For full helptext|Run .* --help|Usage:", text)[0]
-        raise UserError(f"{prog}: " + " ".join(text.replace("Parsing error", "").split()) + " (see --help)") from None
+        raise UserError(f"{prog.removeprefix('causal-jax ')}: {_one_line(errors.getvalue())} (see --help)") from None
+
+
+def _one_line(box: str) -> str:
+    """The message inside tyro's box of errors, without its title, help texts and frame."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in box.splitlines()]
+    inside = [line.strip("│| ") for line in lines if line.startswith(("│", "|"))]
+    text = " ".join(" ".join(inside).split())
+    return re.split(r" ?(Argument helptext|For full helptext|[─-]{3})", text)[0]
 
 
 def _grid(hyper: type) -> type:
@@ -134,8 +140,9 @@ def _defaults(args: list[str]) -> tuple[Any, Any, Any] | None:
         path = str(PRESETS / f"{preset}.json")
     if path is None:
         return None
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
     try:
-        return load_settings(read_about(Path(path)))
+        return load_settings(read_about(folder, Path(path).name if Path(path).suffix else "run.json"))
     except (KeyError, TypeError) as error:
         raise UserError(f"config = {path!r}: is not a run.json of this program ({error})") from None
 
@@ -245,10 +252,10 @@ def run(args: Sequence[str]) -> None:
     do(_parse(cls, rest, f"causal-jax {name}"))  # type: ignore[operator]
 
 
-def main() -> None:
-    """The console script."""
+def main(args: Sequence[str] | None = None) -> None:
+    """The console script. Exit codes: 0 done, 2 bad input or a full disk, 130 interrupted."""
     try:
-        run(sys.argv[1:])
+        run(sys.argv[1:] if args is None else args)
     except UserError as error:
         print(f"causal-jax: {error}", file=sys.stderr)
         sys.exit(2)

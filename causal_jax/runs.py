@@ -130,7 +130,9 @@ def resolve(settings: Settings, config: Any = None, hyper: Any = None) -> Resolv
             validate(module.Hyper(**{name: value}), "hyper.")
     env, env_params = make(settings.env, **parse_options(settings.env_options))
     algorithm = module.build(env, env_params, config)
+    find_effects(settings)
     population, seeds, points = training.grid(hyper, range(settings.seed, settings.seed + settings.members))
+    mesh.population_mesh(len(seeds), settings.devices)
     num_updates = -(-settings.steps // module.steps_per_update(config))
     chunk_updates = -(-num_updates // settings.evaluations)
     return Resolved(settings, config, swept, population, seeds, points, env, env_params, module, algorithm, num_updates, chunk_updates)
@@ -167,6 +169,17 @@ def evaluator(run: Resolved) -> Callable[..., Any] | None:
         return results
 
     return evaluate if acts else None
+
+
+def find_effects(settings: Settings) -> Path | None:
+    """The run folder of the effect model that settings name; None where they name none. Raises: UserError when there is none."""
+    if not settings.effects:
+        return None
+    places = [Path(settings.effects), Path(settings.folder) / settings.effects]
+    for folder in places:
+        if (folder / "run.json").exists():
+            return folder
+    raise UserError(f"effects = {settings.effects!r}: no such run, neither {places[0]} nor {places[1]} has a run.json")
 
 
 def make_task(run: Resolved, say: Say = print) -> tuple[Any, Any]:
@@ -234,12 +247,12 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(partial, path)
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """The run.json of a run folder. Raises: UserError when there is none or it cannot be read."""
+def read_about(folder: Path, name: str = "run.json") -> dict[str, Any]:
+    """The run.json of a run folder (or another file of its kind). Raises: UserError when there is none or it cannot be read."""
     try:
-        return dict(json.loads((folder / "run.json").read_text()))
+        return dict(json.loads((folder / name).read_text()))
     except (OSError, ValueError) as error:
-        raise UserError(f"run = {str(folder)!r}: has no readable run.json ({type(error).__name__})") from None
+        raise UserError(f"run = {str(folder)!r}: has no readable {name} ({type(error).__name__})") from None
 
 
 @contextmanager
