@@ -224,7 +224,7 @@ def clip_action(space: Any, action: Any) -> Any:
     """The action with its real parts clipped to the bounds of `space` (task units); Discrete and Factored actions as they are."""
     space = from_gymnax(space)
     if isinstance(space, Box):
-        return jnp.clip(action, space.low, space.high)
+        return jnp.clip(action, jnp.asarray(space.low), jnp.asarray(space.high))
     if isinstance(space, Hybrid):
         return action[0], jnp.clip(action[1], jnp.asarray(space.low, jnp.float32), jnp.asarray(space.high, jnp.float32))
     return action

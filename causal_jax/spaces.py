@@ -76,7 +76,8 @@ class Box:
 
     def contains(self, x: Any) -> jax.Array:
         """bool []: every component within its bounds."""
-        return jnp.all(jnp.logical_and(jnp.asarray(x) >= self.low, jnp.asarray(x) <= self.high))
+        low, high = jnp.asarray(self.low), jnp.asarray(self.high)
+        return jnp.all(jnp.logical_and(jnp.asarray(x) >= low, jnp.asarray(x) <= high))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +120,7 @@ class Hybrid:
     def contains(self, x: Any) -> jax.Array:
         """bool []: k in range and the parameters of choice k within their bounds."""
         k, z = x
+        k, z = jnp.asarray(k), jnp.asarray(z)
         inside = jnp.logical_and(z >= jnp.asarray(self.low), z <= jnp.asarray(self.high))
         return (k >= 0) & (k < self.n) & jnp.all(inside | (jnp.asarray(self.owner) != k))
 
@@ -142,4 +144,5 @@ def from_gymnax(space: Any) -> Space:
 
 def flat_size(space: Any) -> int:
     """Number of components of an observation of a Box or Discrete space."""
-    return int(np.prod(from_gymnax(space).shape, dtype=int)) if not isinstance(space, Hybrid) else 1 + space.num_parameters
+    space = from_gymnax(space)
+    return 1 + space.num_parameters if isinstance(space, Hybrid) else int(np.prod(space.shape, dtype=int))
