@@ -186,3 +186,31 @@ def ensemble(network: Network, num: int) -> Network:
         return jax.vmap(network.init)(jax.random.split(key, num))
 
     return Network(init, jax.vmap(network.apply, in_axes=(0, None)))
+
+
+def actor_critic(obs_shape: Sequence[int], hidden: Sequence[int], num_outputs: int, num_log_std: int, activation: str = "tanh") -> Network:
+    """Policy and value of one observation: apply(params, obs) -> (outputs [num_outputs], log_std [num_log_std], value []).
+
+    Vectors: two separate networks; images: one shared trunk with linear heads, whose last hidden size is the width of the features.
+    The actor's last layer has gain 0.01, the critic's 1; log_std are free parameters, initially 0. Source: SB3 common/policies.py.
+    """
+    shared = len(tuple(obs_shape)) == 3
+    if shared:
+        trunk = torso(obs_shape, hidden[:-1], hidden[-1], activation="relu", final_scale=math.sqrt(2.0))
+        actor, critic = mlp(hidden[-1], (), num_outputs, final_scale=0.01), mlp(hidden[-1], (), 1)
+    else:
+        trunk = None
+        actor = torso(obs_shape, hidden, num_outputs, activation=activation, final_scale=0.01)
+        critic = torso(obs_shape, hidden, 1, activation=activation)
+
+    def init(key: Key) -> Params:
+        key_trunk, key_actor, key_critic = jax.random.split(key, 3)
+        params = {"actor": actor.init(key_actor), "critic": critic.init(key_critic)}
+        params |= {"trunk": trunk.init(key_trunk)} if trunk is not None else {}
+        return params | ({"log_std": jnp.zeros(num_log_std)} if num_log_std else {})
+
+    def apply(params: Params, obs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        features = obs if trunk is None else nn.relu(trunk.apply(params["trunk"], obs))
+        return actor.apply(params["actor"], features), params.get("log_std", jnp.zeros(0)), critic.apply(params["critic"], features)[..., 0]
+
+    return Network(init, apply)

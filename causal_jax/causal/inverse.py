@@ -1,0 +1,1 @@
+def n_matrix(params, obs): raise RuntimeError

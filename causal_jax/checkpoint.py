@@ -1,0 +1,98 @@
+"""Checkpoints of a run, by orbax (the one file that imports it): `last` (the two newest) and `best`, atomic, no pickle.
+
+The whole pytree {root keys, state, hyper, t} is written, so a resumed run continues bit for bit. Beside it stands a description of its
+leaves: a checkpoint of another program is recognised before anything of it is read. A damaged one is passed over for the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from causal_jax.types import UserError
+
+Say = Callable[[str], None]
+
+
+def _is_key(x: Any) -> bool:
+    return bool(jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key))
+
+
+def _to_data(tree: Any) -> Any:
+    """Typed keys as their uint32 data."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
+
+
+def describe(tree: Any) -> dict[str, str]:
+    """{path of a leaf: its dtype and shape}, what must agree between a checkpoint and the program that reads it."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
+
+
+class Checkpoints:
+    """The checkpoints under one folder. Saving blocks until the files are complete and renamed into place."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._managers = {"last": self._manager("last", 2), "best": self._manager("best", 1)}
+
+    def _manager(self, kind: str, keep: int) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False, create=True)
+        return ocp.CheckpointManager((self.folder / kind).absolute(), options=options)
+
+    def save(self, run: Any, kind: str = "last", score: float | None = None) -> None:
+        """Write `run` as checkpoint number run.t of `kind` ("last" or "best"), with the score that made it best."""
+        step, manager = int(run.t), self._managers[kind]
+        if step in manager.all_steps():
+            return
+        about = {"leaves": describe(run), "score": score}
+        manager.save(step, args=ocp.args.Composite(run=ocp.args.StandardSave(_to_data(run)), about=ocp.args.JsonSave(about)))
+
+    def best_score(self) -> float:
+        """The score of the best checkpoint, -inf when there is none."""
+        manager = self._managers["best"]
+        step = manager.latest_step()
+        if step is None:
+            return float("-inf")
+        about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+        return float(about["score"])
+
+    def restore(self, example: Any, kind: str = "last", say: Say = print) -> Any:
+        """The newest readable checkpoint of `kind`, shaped and placed like `example` (arrays); None when there is no checkpoint.
+
+        Raises: UserError for a checkpoint of another program, or when none can be read.
+        """
+        manager = self._managers[kind]
+        steps = sorted(manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+                foreign = set(about["leaves"].items()) ^ set(describe(example).items())
+                if not foreign:
+                    return self._read(manager, step, example)
+            except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
+                say(f"checkpoint {self.folder / kind / str(step)}: cannot be read ({type(error).__name__}), trying the one before")
+                continue
+            path, leaf = sorted(foreign)[0]
+            where = self.folder / kind / str(step)
+            raise UserError(f"checkpoint {where}: belongs to another program ({len(foreign)} leaves differ, first {path}: {leaf})")
+        if steps:
+            raise UserError(f"checkpoint {self.folder / kind}: none of {steps} can be read; delete the folder to start again")
+        return None
+
+    def _read(self, manager: ocp.CheckpointManager, step: int, example: Any) -> Any:
+        data = _to_data(example)
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), data)
+        restored = manager.restore(step, args=ocp.args.Composite(run=ocp.args.StandardRestore(abstract))).run
+        return jax.tree.map(
+            lambda x, like: jax.random.wrap_key_data(x, impl=jax.random.key_impl(like)) if _is_key(like) else x, restored, example
+        )
+
+    def close(self) -> None:
+        """Release the managers."""
+        for manager in self._managers.values():
+            manager.close()

@@ -1,0 +1,266 @@
+"""The command line: causal-jax train | evaluate | report | play | list. Bad input is one line on stderr and exit code 2.
+
+`train` takes Settings' fields and the algorithm's Config as options, its Hyper as --hyper.<name>; a list sweeps. Help texts are the
+dataclasses' docstrings. --preset and --config give other defaults (a file of experiments/presets, any run.json); options override them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from causal_jax.types import UserError
+
+COMMANDS = ("train", "evaluate", "report", "play", "list")
+PRESETS = Path("experiments/presets")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Play the evaluated policies of a run and print their returns."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    episodes: int = 100
+    """Episodes per member."""
+    seed: int = 0
+    """Seed of the episodes."""
+    checkpoint: str = "last"
+    """Which checkpoint: last or best."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write report.html and PNGs for a run, or one comparison of several."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders."""
+    out: Path | None = None
+    """Folder of the report; default: the run folder, or the first run's parent for several."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Play:
+    """Write a GIF of a run's policy into its folder."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    member: int = 0
+    """Which member acts."""
+    seed: int = 0
+    """Seed of the episode."""
+    sampled: bool = False
+    """Sample actions instead of taking the greedy ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """List the names that the other commands take."""
+
+    what: tyro.conf.Positional[str]
+    """algorithms, envs or presets."""
+
+
+def _parse(cls: Any, args: Sequence[str], prog: str, default: Any = None) -> Any:
+    """tyro's parser; its boxed errors become one line."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            options = {} if default is None else {"default": default}
+            return tyro.cli(cls, args=list(args), prog=prog, config=(tyro.conf.OmitSubcommandPrefixes,), **options)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        text = re.sub(r"[╭╮╰╯│─━┃┏┓┗┛]", " ", re.sub(r"\x1b\[[0-9;]*m", "", errors.getvalue()))
+        text = re.split(r"For full helptext|Run .* --help|Usage:", text)[0]
+        raise UserError(f"{prog}: " + " ".join(text.replace("Parsing error", "").split()) + " (see --help)") from None
+
+
+def _grid(hyper: type) -> type:
+    """A dataclass of the Hyper's fields in which each takes one value or several."""
+    import ast
+    import inspect
+    import textwrap
+
+    body = ast.parse(textwrap.dedent(inspect.getsource(hyper))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs = {
+        field.target.id: doc.value.value
+        for field, doc in zip(body.body, body.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant)
+    }
+    fields: list[Any] = [
+        (f.name, Annotated[tuple[float, ...], tyro.conf.arg(help=docs.get(f.name, ""))], dataclasses.field(default=(f.default,)))
+        for f in dataclasses.fields(hyper)
+    ]
+    return dataclasses.make_dataclass("Hyper", fields, frozen=True)
+
+
+def _take(args: list[str], flag: str) -> str | None:
+    """Remove `flag VALUE` or `flag=VALUE` from args and return the value."""
+    for i, arg in enumerate(args):
+        if arg.startswith(flag + "="):
+            del args[i]
+            return arg.partition("=")[2]
+        if arg == flag:
+            if i + 1 == len(args):
+                raise UserError(f"{flag}: needs a value")
+            value = args[i + 1]
+            del args[i : i + 2]
+            return value
+    return None
+
+
+def _defaults(args: list[str]) -> tuple[Any, Any, Any] | None:
+    """(settings, config, hyper) of --preset or --config, taken out of args."""
+    from causal_jax.algorithms import nearest
+    from causal_jax.runs import load_settings, read_about
+
+    preset, path = _take(args, "--preset"), _take(args, "--config")
+    if preset is not None:
+        known = [p.stem for p in sorted(PRESETS.glob("*.json"))]
+        if preset not in known:
+            raise UserError(f"preset = {preset!r}: {nearest(preset, known)}")
+        path = str(PRESETS / f"{preset}.json")
+    if path is None:
+        return None
+    try:
+        return load_settings(read_about(Path(path)))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"config = {path!r}: is not a run.json of this program ({error})") from None
+
+
+def _train(args: list[str]) -> None:
+    from causal_jax.algorithms import ALGORITHMS, algorithm_module
+    from causal_jax.runs import Settings, resolve, train_run
+
+    defaults = _defaults(args)
+    if args and not args[0].startswith("-"):
+        name = args.pop(0)
+    elif defaults is not None:
+        name = defaults[0].algorithm
+    elif args and args[0] in ("-h", "--help"):
+        print("usage: causal-jax train ALGORITHM [options]; causal-jax train ALGORITHM --help lists them\n")
+        return _list(List("algorithms"))
+    else:
+        raise UserError(f"algorithm: missing, must be one of {', '.join(ALGORITHMS)}")
+    module = algorithm_module(name)
+    preset = ALGORITHMS[name].preset
+    settings, config, hyper = Settings(algorithm=name), module.Config(**preset), module.Hyper()
+    if defaults is not None:
+        if defaults[0].algorithm != name:
+            raise UserError(f"algorithm = {name!r}: the preset or config is for {defaults[0].algorithm!r}")
+        settings, config, hyper = defaults
+    grid = _grid(module.Hyper)
+    sequences = {k: tuple(v) if isinstance(v, tuple | list) else (v,) for k, v in vars(hyper).items()}
+    command: Any = dataclasses.make_dataclass(
+        "Train",
+        [
+            ("settings", Annotated[Settings, tyro.conf.arg(name="")], settings),
+            ("config", Annotated[module.Config, tyro.conf.arg(name="")], config),
+            ("hyper", grid, grid(**sequences)),
+            ("resume", Annotated[bool, tyro.conf.arg(help="Continue the run in the folder; start it where there is none.")], False),
+            ("report", Annotated[bool, tyro.conf.arg(help="Write report.html when training is done.")], True),
+        ],
+        frozen=True,
+    )
+    command.__doc__ = f"{ALGORITHMS[name].about}. Also: --preset NAME, --config run.json."
+    parsed = _parse(command, args, f"causal-jax train {name}")
+    settings = dataclasses.replace(parsed.settings, algorithm=name)
+    folder = train_run(resolve(settings, parsed.config, module.Hyper(**vars(parsed.hyper))), resume=parsed.resume)
+    if parsed.report:
+        from causal_jax.gallery import report
+
+        print(f"report: {report([folder])}")
+
+
+def _evaluate(command: Evaluate) -> None:
+    from causal_jax.runs import evaluate_run
+
+    for label, row in evaluate_run(command.run, command.episodes, command.seed, command.checkpoint).items():
+        print(f"{label}: " + ", ".join(f"{name} {mean:.3f} +- {spread:.3f}" for name, (mean, spread) in row.items()))
+
+
+def _report(command: Report) -> None:
+    from causal_jax.gallery import report
+
+    if not command.runs:
+        raise UserError("runs: missing, name at least one run folder")
+    print(report(list(command.runs), command.out))
+
+
+def _play(command: Play) -> None:
+    from causal_jax.gallery import play
+
+    print(play(command.run, command.member, command.seed, not command.sampled))
+
+
+def _list(command: List) -> None:
+    from causal_jax.algorithms import ALGORITHMS
+    from causal_jax.envs import list_envs
+
+    if command.what == "algorithms":
+        print("\n".join(f"{name:12} {entry.about}" for name, entry in ALGORITHMS.items()))
+    elif command.what == "envs":
+        print("\n".join(list_envs()))
+    elif command.what == "presets":
+        print("\n".join(p.stem for p in sorted(PRESETS.glob("*.json"))) or f"none: there is no {PRESETS} here")
+    else:
+        raise UserError(f"what = {command.what!r}: must be one of algorithms, envs, presets")
+
+
+def use_compilation_cache() -> None:
+    """Cache compiled programs across processes, under the user's cache folder unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(base / "causal_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def run(args: Sequence[str]) -> None:
+    """Run one command line. Raises: UserError for bad input."""
+    rest = list(args)
+    if not rest or rest[0] in ("-h", "--help"):
+        print(__doc__)
+        return
+    name = rest.pop(0)
+    if name not in COMMANDS:
+        from causal_jax.algorithms import nearest
+
+        raise UserError(f"command = {name!r}: {nearest(name, list(COMMANDS))}")
+    use_compilation_cache()
+    if name == "train":
+        return _train(rest)
+    cls, do = {"evaluate": (Evaluate, _evaluate), "report": (Report, _report), "play": (Play, _play), "list": (List, _list)}[name]
+    do(_parse(cls, rest, f"causal-jax {name}"))  # type: ignore[operator]
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        run(sys.argv[1:])
+    except UserError as error:
+        print(f"causal-jax: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"causal-jax: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("causal-jax: stopped; continue with --resume", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

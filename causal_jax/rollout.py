@@ -1,0 +1,110 @@
+"""Collecting experience and measuring policies: `unroll` and `evaluate`, both written for one environment.
+
+`unroll` steps an auto-resetting environment and records `Transition`s whose `next_obs` is the observation before the reset.
+`evaluate` plays one episode in a fixed-length scan with an `alive` mask and never resets. The caller vmaps both over environments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from causal_jax.types import Action, Env, Key, Metrics, Obs, Transition
+
+
+class Cursor(NamedTuple):
+    """Where an environment stands between two unrolls: its state and observation, and the running episode's sums."""
+
+    env_state: Any
+    obs: Obs
+    episode_return: jax.Array
+    episode_length: jax.Array
+
+
+class Episode(NamedTuple):
+    """The sums of one episode: `total` reward in task units, `length` in steps, `success` bool (False where an env reports none)."""
+
+    total: jax.Array
+    length: jax.Array
+    success: jax.Array
+
+
+def start(key: Key, env: Env, params: Any) -> Cursor:
+    """A freshly reset environment. The key is consumed."""
+    obs, env_state = env.reset(key, params)
+    return Cursor(env_state, obs, jnp.zeros(()), jnp.zeros((), jnp.int32))
+
+
+def unroll(
+    key: Key,
+    env: Env,
+    params: Any,
+    act: Callable[[Key, Obs], tuple[Action, dict[str, Any]]],
+    cursor: Cursor,
+    num_steps: int,
+) -> tuple[Cursor, Transition, dict[str, jax.Array]]:
+    """Step one auto-resetting environment `num_steps` times.
+
+    Args: act: (key, obs) -> (action, extra), extra is stored in the transition. The key is consumed.
+    Returns: the cursor to go on from; transitions with leaves [T, ...]; episode sums [T]: `done` bool, and at done steps the
+      finished episode's `return`, `length`, `success` (where the environment's info has it).
+    """
+
+    def body(cursor: Cursor, key: Key) -> tuple[Cursor, tuple[Transition, dict[str, jax.Array]]]:
+        key_act, key_step = jax.random.split(key)
+        action, extra = act(key_act, cursor.obs)
+        obs, env_state, reward, terminated, truncated, info = env.step(key_step, cursor.env_state, action, params)
+        reward = jnp.asarray(reward, jnp.float32)
+        terminated, truncated = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
+        done = terminated | truncated
+        total, length = cursor.episode_return + reward, cursor.episode_length + 1
+        transition = Transition(cursor.obs, action, reward, info["final_observation"], terminated, truncated, extra)
+        episode = {"done": done, "return": total, "length": length, "success": _success(info)}
+        return Cursor(env_state, obs, jnp.where(done, 0.0, total), jnp.where(done, 0, length)), (transition, episode)
+
+    cursor, (transitions, episodes) = jax.lax.scan(body, cursor, jax.random.split(key, num_steps))
+    return cursor, transitions, episodes
+
+
+def episode_metrics(episodes: dict[str, jax.Array]) -> Metrics:
+    """Means over the episodes that finished in an unroll (leaves of any equal shape): NaN where none did, and their number."""
+    done = episodes["done"]
+    count = jnp.sum(done)
+
+    def mean(x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(done, x, 0).astype(jnp.float32)) / jnp.where(count > 0, count, jnp.nan)
+
+    metrics = {f"episode_{name}": mean(episodes[name]) for name in ("return", "length", "success")}
+    return {**metrics, "num_episodes": count.astype(jnp.float32)}
+
+
+def evaluate(key: Key, env: Env, params: Any, act: Callable[[Key, Obs], Action], max_steps: int) -> Episode:
+    """Play one episode to its end or for `max_steps`, whichever comes first; a scan of fixed length, dead steps count for nothing.
+
+    Args: act: (key, obs) -> action. The key is consumed. Returns: the sums of the episode (scalars).
+    """
+
+    def body(carry: tuple[Any, ...], key: Key) -> tuple[tuple[Any, ...], None]:
+        obs, env_state, alive, episode = carry
+        key_act, key_step = jax.random.split(key)
+        obs, env_state, reward, terminated, info = env.step_env(key_step, env_state, act(key_act, obs), params)
+        done = jnp.asarray(terminated, bool) | jnp.asarray(env.is_truncated(env_state, params), bool)
+        episode = Episode(
+            episode.total + jnp.where(alive, jnp.asarray(reward, jnp.float32), 0.0),
+            episode.length + alive.astype(jnp.int32),
+            episode.success | (alive & _success(info)),
+        )
+        return (obs, env_state, alive & ~done, episode), None
+
+    key_reset, key_steps = jax.random.split(key)
+    obs, env_state = env.reset_env(key_reset, params)
+    episode = Episode(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+    carry, _ = jax.lax.scan(body, (obs, env_state, jnp.ones((), bool), episode), jax.random.split(key_steps, max_steps))
+    return carry[3]
+
+
+def _success(info: dict[str, Any]) -> jax.Array:
+    return jnp.asarray(info.get("success", False), bool)

@@ -1,0 +1,204 @@
+"""Training: `train` is one member as a pure function, `fit` is the host loop that drives a population of members in chunks.
+
+A member's root key splits once into init / train / eval streams; update t uses fold_in(train, t), its evaluation fold_in(eval, t). So
+the chunk length, logging, evaluation, a stop and a resume cannot change training: 100 updates == 10 x 10 == 50 + kill + 50, bit for
+bit, in the same program. The chunk's length is a traced argument: one compilation serves every chunk, the last short one too. (A
+member alone differs from the same member inside a population by about 1e-6: bit-exactness is promised for the same program only.)
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from causal_jax.types import Algorithm, Hyper, Key, Metrics, State, Task, UserError
+
+Evaluate = Callable[[Key, State, Task], Any]
+
+
+class Run(NamedTuple):
+    """All that a stop must keep. Leaves of key, state and hyper have a leading axis of members [M]; t counts updates."""
+
+    key: Key
+    state: State
+    hyper: Hyper
+    t: jax.Array
+
+
+class Chunk(NamedTuple):
+    """What the host hears of a chunk: `metrics` {name: [updates, M]}, `evaluation` the evaluate pytree with leaves [M, ...] or None."""
+
+    run: Run
+    t: int
+    metrics: dict[str, np.ndarray]
+    evaluation: Any
+    seconds: float
+
+
+class Compiled(NamedTuple):
+    """The programs of a run, with what compiling cost (seconds) and what running takes (bytes on one device)."""
+
+    chunk: Callable[..., Any]
+    evaluate: Callable[..., Any] | None
+    seconds: float
+    bytes: int
+
+
+def streams(root: Key) -> tuple[Key, Key, Key]:
+    """The init, train and eval streams of a run. The root key is consumed."""
+    init, train, evaluate = jax.random.split(root, 3)
+    return init, train, evaluate
+
+
+def train(key: Key, hyper: Hyper, task: Task, *, algorithm: Algorithm, num_updates: int) -> tuple[State, Metrics]:
+    """One member from nothing to `num_updates`: pure, so jit, vmap over keys and hyperparameters, or differentiate it.
+
+    Returns: the final state and metrics with leaves [num_updates]. The key is consumed.
+    """
+    init, stream, _ = streams(key)
+
+    def body(state: State, t: jax.Array) -> tuple[State, Metrics]:
+        return algorithm.step(jax.random.fold_in(stream, t), state, hyper, task)
+
+    return jax.lax.scan(body, algorithm.init(init, hyper, task), jnp.arange(num_updates))
+
+
+def grid(hyper: Hyper, seeds: Sequence[int]) -> tuple[Hyper, list[int], list[dict[str, float]]]:
+    """The members of a sweep: every combination of the swept values, times the seeds.
+
+    Args: hyper: a Hyper whose fields are floats or sequences of floats.
+    Returns: Hyper with float32 leaves [M]; the seed of each member; the swept values of each member by name.
+    """
+    names = list(vars(hyper))
+    values = [tuple(np.atleast_1d(getattr(hyper, name)).tolist()) for name in names]
+    if not seeds or not all(values):
+        raise UserError("members = 0: must be at least 1")
+    members = [(point, seed) for point in itertools.product(*values) for seed in seeds]
+    leaves = {name: jnp.asarray([point[i] for point, _ in members], jnp.float32) for i, name in enumerate(names)}
+    swept = [i for i, v in enumerate(values) if len(v) > 1]
+    return (
+        hyper.replace(**leaves),
+        [seed for _, seed in members],
+        [{names[i]: point[i] for i in swept} for point, _ in members],
+    )
+
+
+def start(algorithm: Algorithm, seeds: Sequence[int], hyper: Hyper, task: Task, task_axes: Any = None) -> Run:
+    """A fresh population: member m's root key is jax.random.key(seeds[m]); hyper's leaves are [M]; task_axes as vmap's in_axes."""
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+
+    def one(key: Key, hyper: Hyper, task: Task) -> State:
+        return algorithm.init(streams(key)[0], hyper, task)
+
+    state = jax.jit(jax.vmap(one, (0, 0, task_axes)))(keys, hyper, task)
+    return Run(keys, state, hyper, jnp.zeros((), jnp.int32))
+
+
+def chunk_function(algorithm: Algorithm, capacity: int, task_axes: Any = None) -> Callable[[Run, Task, jax.Array], tuple[Run, Metrics]]:
+    """The program of a run: (run, task, num <= capacity) -> run after `num` more updates, metrics with leaves [capacity, M]."""
+
+    def one(key: Key, state: State, hyper: Hyper, t: jax.Array, task: Task, num: jax.Array) -> tuple[State, Metrics]:
+        stream = streams(key)[1]
+
+        def step(t: jax.Array, state: State) -> tuple[State, Metrics]:
+            return algorithm.step(jax.random.fold_in(stream, t), state, hyper, task)
+
+        def body(i: jax.Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
+            state, rows = carry
+            state, metrics = step(t + i, state)
+            return state, jax.tree.map(lambda row, x: row.at[i].set(x), rows, metrics)
+
+        shapes = jax.eval_shape(step, t, state)[1]
+        rows = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
+        return jax.lax.fori_loop(0, num, body, (state, rows))
+
+    population = jax.vmap(one, (0, 0, 0, None, task_axes, None), (0, 1))
+
+    def chunk(run: Run, task: Task, num: jax.Array) -> tuple[Run, Metrics]:
+        state, metrics = population(run.key, run.state, run.hyper, run.t, task, num)
+        return run._replace(state=state, t=run.t + num), metrics
+
+    return chunk
+
+
+def evaluate_function(evaluate: Evaluate, task_axes: Any = None) -> Callable[[Run, Task], Any]:
+    """The evaluation of every member with its own stream: (run, task) -> pytree with leaves [M, ...]."""
+
+    def one(key: Key, state: State, t: jax.Array, task: Task) -> Any:
+        return evaluate(jax.random.fold_in(streams(key)[2], t), state, task)
+
+    population = jax.vmap(one, (0, 0, None, task_axes))
+    return lambda run, task: population(run.key, run.state, run.t, task)
+
+
+def compile_run(
+    algorithm: Algorithm, run: Run, task: Task, capacity: int, evaluate: Evaluate | None = None, task_axes: Any = None
+) -> Compiled:
+    """Compile the chunk and the evaluation ahead of time. `run` is given away to the chunk function at every call."""
+    began = time.perf_counter()
+    num = jnp.zeros((), jnp.int32)
+    shardings = (jax.tree.map(lambda x: x.sharding, run), None)
+    chunk = (
+        jax.jit(chunk_function(algorithm, capacity, task_axes), donate_argnums=0, out_shardings=shardings).lower(run, task, num).compile()
+    )
+    programs, evaluator = [chunk], None
+    if evaluate is not None:
+        evaluator = jax.jit(evaluate_function(evaluate, task_axes)).lower(run, task).compile()
+        programs.append(evaluator)
+    seconds = time.perf_counter() - began
+    return Compiled(chunk, evaluator, seconds, max(map(_bytes, programs)))
+
+
+def _bytes(program: Any) -> int:
+    memory = program.memory_analysis()
+    if memory is None:  # a backend that does not tell
+        return 0
+    return int(memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes)
+
+
+def fit(
+    algorithm: Algorithm,
+    run: Run,
+    task: Task,
+    num_updates: int,
+    *,
+    chunk_updates: int,
+    evaluate: Evaluate | None = None,
+    task_axes: Any = None,
+    on_compiled: Callable[[Compiled], None] = lambda compiled: None,
+    on_chunk: Callable[[Chunk], None] = lambda chunk: None,
+) -> Run:
+    """Drive a population from update run.t to `num_updates`, `chunk_updates` at a time; between chunks evaluate and tell `on_chunk`.
+
+    Args: run: from `start` or a checkpoint; it is consumed. evaluate: (key, state, task) -> pytree, for one member. task_axes: vmap
+      axes of the task (None: shared by all members). A fresh run is evaluated before its first update.
+    Returns: the run after the last update.
+    Raises: UserError when a count is not positive.
+    """
+    for name, value in (("num_updates", num_updates), ("chunk_updates", chunk_updates)):
+        if value < 1:
+            raise UserError(f"{name} = {value}: must be at least 1")
+    t = int(run.t)
+    compiled = compile_run(algorithm, run, task, min(chunk_updates, num_updates), evaluate, task_axes)
+    on_compiled(compiled)
+
+    def evaluation(run: Run) -> Any:
+        return None if compiled.evaluate is None else jax.device_get(compiled.evaluate(run, task))
+
+    if t == 0 and compiled.evaluate is not None:
+        on_chunk(Chunk(run, 0, {}, evaluation(run), 0.0))
+    while t < num_updates:
+        began = time.perf_counter()
+        num = min(chunk_updates - t % chunk_updates, num_updates - t)
+        run, metrics = compiled.chunk(run, task, jnp.asarray(num, jnp.int32))
+        rows = {name: np.asarray(x)[:num] for name, x in jax.device_get(metrics).items()}
+        t += num
+        seconds = time.perf_counter() - began
+        on_chunk(Chunk(run, t, rows, evaluation(run), seconds))
+    return run
