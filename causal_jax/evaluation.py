@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from causal_jax import runs, training
@@ -58,8 +59,6 @@ def evaluate_run(
     if evaluate is None:
         raise UserError(f"run = {str(folder)!r}: {settings.algorithm} has no policy to evaluate")
     # Training evaluates at t < 2^31: the upper half of the fold_in numbers is free for the seeds asked for here.
-    moment = loaded.run._replace(t=np.uint32(2**31 + seed))
+    moment = loaded.run._replace(t=jnp.asarray(2**31 + seed, jnp.uint32))
     results = jax.device_get(jax.jit(training.evaluate_function(evaluate, loaded.task_axes))(moment, loaded.task))
-    return {
-        policy: {name: (float(np.mean(x)), float(np.std(x))) for name, x in values.items()} for policy, values in results.items()
-    }
+    return {policy: {name: (float(np.mean(x)), float(np.std(x))) for name, x in values.items()} for policy, values in results.items()}

@@ -75,7 +75,8 @@ def masks(loaded: runs.Loaded, member: int) -> dict[str, Callable[[Key, Obs], Ma
         return effects.oracle_n_matrix(*env.successors(obs, task.env_params))
 
     def learned(obs: Obs) -> jax.Array:
-        return inverse.n_matrix(task.effects, obs)
+        n_matrix: jax.Array = inverse.n_matrix(task.effects, obs)
+        return n_matrix
 
     def masked(source: Callable[[Obs], jax.Array]) -> Callable[[Key, Obs], Masked]:
         def at(key: Key, obs: Obs) -> Masked:
@@ -128,10 +129,10 @@ def sections(loaded: runs.Loaded, place: Path, label: str, prefix: str = "", mem
     images = []
     for where, obs in states.items():
         motion = (np.asarray(successors(obs[None], params)[0][0]) - obs) / (NUM_SUBSTEPS * float(params.step_unit))
-        name = place / f"{prefix}groups-{where.rsplit(' ', 1)[-1]}.png"
+        path = place / f"{prefix}groups-{where.rsplit(' ', 1)[-1]}.png"
         mask = found[first][where]
         title = f"{where.capitalize()} ({obs[0]:.2f}, {obs[1]:.2f})"
-        images.append(plots_causal.action_groups(mask.labels, motion, name, mask.allowed, title))
+        images.append(plots_causal.action_groups(mask.labels, motion, path, mask.allowed, title))
     text = "Actions by where they lead (1: a whole free step), coloured by group; a group's actions should lead to one place."
     made.append(Section(f"The groups of actions, {first} N-values: {label}", text, images))
 

@@ -2,7 +2,8 @@
 
 run.json holds name, algorithm, env, config, hyper, points, seeds, members, steps, versions, device, git, command, seconds. results.jsonl
 holds one object a line: {"t", "steps", "seconds", "metrics": {name: [M]}, "eval": {mode: {"return": [M], ...}}}; null is NaN and `eval`
-may be missing. A line that a killed process left unfinished is skipped and counted; of two lines with one t the later stands, as after a resume.
+may be missing. A line that a killed process left unfinished is skipped and counted; of two lines with one t the later stands, as after a
+resume.
 """
 
 from __future__ import annotations

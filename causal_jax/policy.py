@@ -68,7 +68,8 @@ def write_policy(
     place = Path(path)
     place.mkdir(parents=True, exist_ok=True)
     (batch,) = export.symbolic_shape("batch")
-    shapes = (jax.ShapeDtypeStruct((batch, 2), jnp.uint32), jax.ShapeDtypeStruct((batch, *obs.shape), obs.dtype))
+    struct: Any = jax.ShapeDtypeStruct
+    shapes = struct((batch, 2), jnp.uint32), struct((batch, *obs.shape), obs.dtype)
     digests = {}
     for name in PROGRAMS:
 
@@ -79,8 +80,8 @@ def write_policy(
         digests[name] = hashlib.sha256(program).hexdigest()
         _replace(place / f"{name}.jax", program)
     facts = {
-        "format": FORMAT, "version": VERSION, "jax": jax.__version__, **about, "obs": {"shape": list(obs.shape), "dtype": np.dtype(obs.dtype).name},
-        "platforms": PLATFORMS, "sha256": digests,
+        "format": FORMAT, "version": VERSION, "jax": jax.__version__, **about, "platforms": PLATFORMS,
+        "obs": {"shape": list(obs.shape), "dtype": np.dtype(obs.dtype).name}, "sha256": digests,
     }  # fmt: skip
     _replace(place / "policy.json", (json.dumps(facts, indent=1) + "\n").encode())
     return place
