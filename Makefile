@@ -1,0 +1,52 @@
+# Two commands: `make train` and `make test`. Each makes .venv from the lock file first.
+PYTHON ?= python3
+BIN := .venv/bin
+WORKERS ?= 2
+ARGS ?=
+
+.PHONY: train train-ppo train-cee train-npm test test-slow setup lint typecheck bench notebook lock wheel clean
+
+train: setup              ## PPO, NPM and CEE on the maze, ends with runs/maze-n6/report.html
+	$(BIN)/python -m experiments.cee demo $(ARGS)
+
+train-ppo train-cee train-npm: train-%: setup  ## one method on the maze
+	$(BIN)/causal-jax train --preset maze-$* --resume $(ARGS)
+
+test: setup               ## the whole test suite
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+
+test-slow: setup          ## learning runs and fault storms
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+
+setup: .venv/.done        ## .venv with the locked dependencies and this package
+
+.venv/.done: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "python = %d.%d: must be 3.11 or later (make PYTHON=...)" % v[:2])'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	touch $@
+
+lint: setup
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+typecheck: setup
+	$(BIN)/mypy causal_jax
+
+bench: setup              ## speed against peers, a results file per device
+	$(BIN)/python -m experiments.benchmarks $(ARGS)
+
+notebook: setup           ## run the notebook from top to bottom
+	$(BIN)/jupyter execute --inplace experiments/notebooks/cee_maze.ipynb
+
+lock:                     ## upgrade: resolve pyproject.toml anew into requirements.lock
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/bin/python -m pip install -q --disable-pip-version-check ".[dev]" "jax<0.10"
+	.venv-lock/bin/python -m pip freeze --exclude causal_jax --exclude pip --exclude setuptools > requirements.lock
+	rm -rf .venv-lock build causal_jax.egg-info
+
+wheel: setup
+	$(BIN)/python -m build -q --wheel
+
+clean:
+	rm -rf .venv .venv-lock build dist .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info
