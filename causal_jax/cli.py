@@ -1,4 +1,4 @@
-"""The command line: causal-jax train | evaluate | report | play | list. Bad input is one line on stderr and exit code 2.
+"""The command line: causal-jax train | evaluate | report | play | export | list. Bad input is one line on stderr and exit code 2.
 
 `train` takes Settings' fields and the algorithm's Config as options, its Hyper as --hyper.<name>; a list sweeps. Help texts are the
 dataclasses' docstrings. --preset and --config give other defaults (a file of experiments/presets, any run.json); options override them.
@@ -21,7 +21,7 @@ import tyro
 from causal_jax.fields import suggest
 from causal_jax.types import UserError
 
-COMMANDS = ("train", "evaluate", "report", "play", "list")
+COMMANDS = ("train", "evaluate", "report", "play", "export", "list")
 PRESETS = Path("experiments/presets")
 
 
@@ -61,6 +61,20 @@ class Play:
     """Seed of the episode."""
     sampled: bool = False
     """Sample actions instead of taking the greedy ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Export a member's policy to files that load without the training code (causal_jax.load_policy)."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    member: int = 0
+    """Which member."""
+    checkpoint: str = "last"
+    """Which checkpoint: last or best."""
+    out: Path | None = None
+    """Folder of the policy; default: policy/member-<member> in the run folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +206,7 @@ def _train(args: list[str]) -> None:
 
 
 def _evaluate(command: Evaluate) -> None:
-    from causal_jax.runs import evaluate_run
+    from causal_jax.evaluation import evaluate_run
 
     for label, row in evaluate_run(command.run, command.episodes, command.seed, command.checkpoint).items():
         print(f"{label}: " + ", ".join(f"{name} {mean:.3f} +- {spread:.3f}" for name, (mean, spread) in row.items()))
@@ -210,6 +224,12 @@ def _play(command: Play) -> None:
     from causal_jax.gallery import play
 
     print(play(command.run, command.member, command.seed, not command.sampled))
+
+
+def _export(command: Export) -> None:
+    from causal_jax.policy import export_policy
+
+    print(export_policy(command.run, command.out, command.member, command.checkpoint))
 
 
 def _list(command: List) -> None:
@@ -248,7 +268,8 @@ def run(args: Sequence[str]) -> None:
     use_compilation_cache()
     if name == "train":
         return _train(rest)
-    cls, do = {"evaluate": (Evaluate, _evaluate), "report": (Report, _report), "play": (Play, _play), "list": (List, _list)}[name]
+    commands = {"evaluate": (Evaluate, _evaluate), "report": (Report, _report), "play": (Play, _play), "export": (Export, _export)}
+    cls, do = {**commands, "list": (List, _list)}[name]
     do(_parse(cls, rest, f"causal-jax {name}"))  # type: ignore[operator]
 
 
