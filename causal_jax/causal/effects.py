@@ -203,3 +203,27 @@ def n_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
 def idm_loss(logits: jax.Array, action: jax.Array) -> jax.Array:
     """Cross-entropy of the executed action under the inverse model: [A], int [] -> [] nats."""
     return -jax.nn.log_softmax(logits)[action]
+
+
+def agreement(labels: jax.Array, reference: jax.Array) -> dict[str, jax.Array]:
+    """How well a grouping of A actions matches another, each score a scalar, 1 = equal.
+
+    `action_accuracy`: share of actions whose group is the same set of actions as in the reference. `pair_accuracy`: share of pairs of
+    different actions judged alike, the mean over pairs that the reference joins and pairs that it parts (if it has both kinds).
+    `rand_index`: the adjusted Rand index (Hubert & Arabie 1985). Args: int [A] each; the numbering of the groups does not matter.
+    """
+    num_actions = labels.shape[0]
+    same, wanted = labels[:, None] == labels[None, :], reference[:, None] == reference[None, :]
+    other = ~jnp.eye(num_actions, dtype=bool)
+    joined, parted = jnp.sum(wanted & other), jnp.sum(~wanted)
+    right_joined, right_parted = jnp.sum(same & wanted & other), jnp.sum(~same & ~wanted)
+    joined_score = jnp.where(joined > 0, right_joined / jnp.maximum(joined, 1), right_parted / jnp.maximum(parted, 1))
+    parted_score = jnp.where(parted > 0, right_parted / jnp.maximum(parted, 1), joined_score)
+    found, total = jnp.sum(same & other), num_actions * (num_actions - 1)
+    expected = found * (joined / max(total, 1))
+    spread = 0.5 * (found + joined) - expected
+    return {
+        "action_accuracy": jnp.mean(jnp.all(same == wanted, axis=1)),
+        "pair_accuracy": 0.5 * (joined_score + parted_score),
+        "rand_index": jnp.where(spread > 1e-6, (right_joined - expected) / jnp.where(spread > 1e-6, spread, 1.0), 1.0),
+    }
