@@ -115,7 +115,7 @@ def _grid(hyper: type) -> type:
     body = ast.parse(textwrap.dedent(inspect.getsource(hyper))).body[0]
     assert isinstance(body, ast.ClassDef)
     docs = {
-        field.target.id: doc.value.value
+        field.target.id: str(doc.value.value)
         for field, doc in zip(body.body, body.body[1:], strict=False)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
         if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant)
@@ -144,7 +144,7 @@ def _take(args: list[str], flag: str) -> str | None:
 
 def _defaults(args: list[str]) -> tuple[Any, Any, Any] | None:
     """(settings, config, hyper) of --preset or --config, taken out of args."""
-    from causal_jax.runs import load_settings, read_about
+    from causal_jax.settings import load_settings, read_about
 
     preset, path = _take(args, "--preset"), _take(args, "--config")
     if preset is not None:
@@ -163,7 +163,8 @@ def _defaults(args: list[str]) -> tuple[Any, Any, Any] | None:
 
 def _train(args: list[str]) -> None:
     from causal_jax.algorithms import ALGORITHMS, algorithm_module
-    from causal_jax.runs import Settings, resolve, train_run
+    from causal_jax.runs import train_run
+    from causal_jax.settings import Settings, resolve
 
     defaults = _defaults(args)
     if args and not args[0].startswith("-"):
@@ -250,7 +251,7 @@ def use_compilation_cache() -> None:
     """Cache compiled programs across processes, under the user's cache folder unless JAX_COMPILATION_CACHE_DIR says otherwise."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(base / "causal_jax" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
