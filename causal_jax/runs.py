@@ -18,9 +18,10 @@ import jax
 import numpy as np
 
 from causal_jax import mesh, rollout, training
+from causal_jax.algorithms import algorithm_module
 from causal_jax.checkpoint import Checkpoints
 from causal_jax.logs import Jsonl, Progress, Wandb
-from causal_jax.settings import Resolved, Settings, check_resumable, describe, load_settings, read_about, resolve, write_json
+from causal_jax.settings import Resolved, Settings, check_resumable, describe, find_effects, load_settings, read_about, resolve, write_json
 from causal_jax.types import UserError
 
 Say = Callable[[str], None]
