@@ -102,7 +102,6 @@ def sections(loaded: runs.Loaded, place: Path, label: str, prefix: str = "", mem
     params = member_of(loaded, member)[1].env_params
     sources = masks(loaded, member)
     grid = places(params)
-    key = jax.random.key(0)
     successors = jax.jit(jax.vmap(run.env.successors, (0, None)))
 
     kept: dict[str, np.ndarray] = {}
@@ -110,7 +109,7 @@ def sections(loaded: runs.Loaded, place: Path, label: str, prefix: str = "", mem
     for name, at in sources.items():
 
         def allowed(obs: Obs, at: Any = at) -> tuple[jax.Array, jax.Array]:
-            one = at(key, obs)
+            one = at(jax.random.key(0), obs)
             return one.allowed, one.all_masked
 
         kept[name], everything = jax.device_get(jax.jit(lambda obs, f=allowed: jax.lax.map(f, obs, batch_size=32))(grid))
@@ -124,22 +123,23 @@ def sections(loaded: runs.Loaded, place: Path, label: str, prefix: str = "", mem
     ends = np.round(np.asarray(successors(grid, params)[0]), 4)
     outcomes = [len(np.unique(end, axis=0)) for end in ends]
     gap = np.linalg.norm(grid - np.asarray(params.goal).reshape(2, 2).mean(axis=0), axis=1)
-    states = {"at the start": np.asarray(params.start), "in a corner": grid[np.argmin(outcomes)], "beside the goal": grid[np.argmin(gap)]}
+    wheres = ("at the start", "in a corner", "beside the goal")
+    states = np.stack([np.asarray(params.start), grid[np.argmin(outcomes)], grid[np.argmin(gap)]])
+    found = {name: jax.device_get(jax.jit(jax.vmap(at, (None, 0)))(jax.random.key(0), states)) for name, at in sources.items()}
     first = next(iter(sources))
-    found = {name: {where: jax.device_get(jax.jit(at)(key, obs)) for where, obs in states.items()} for name, at in sources.items()}
-    images = []
-    for where, obs in states.items():
-        motion = (np.asarray(successors(obs[None], params)[0][0]) - obs) / (NUM_SUBSTEPS * float(params.step_unit))
+    motions = (np.asarray(successors(states, params)[0]) - states[:, None]) / (NUM_SUBSTEPS * float(params.step_unit))
+    images, panels = [], []
+    for i, (where, obs) in enumerate(zip(wheres, states, strict=True)):
         path = place / f"{prefix}groups-{where.rsplit(' ', 1)[-1]}.png"
-        mask = found[first][where]
+        mask = jax.tree.map(lambda x, i=i: x[i], found[first])
         title = f"{where.capitalize()} ({obs[0]:.2f}, {obs[1]:.2f})"
-        images.append(plots_causal.action_groups(mask.labels, motion, path, mask.allowed, title))
+        images.append(plots_causal.action_groups(mask.labels, motions[i], path, mask.allowed, title))
+        panels.append((title, mask.n_matrix, mask.labels))
     text = "Actions by where they lead (1: a whole free step), coloured by group; a group's actions should lead to one place."
     made.append(Section(f"The groups of actions, {first} N-values: {label}", text, images))
 
-    panels = [(f"{where} ({obs[0]:.2f}, {obs[1]:.2f})", found[first][where].n_matrix, found[first][where].labels)
-              for where, obs in states.items()]  # fmt: skip
-    oracle = [found["exact"][where].n_matrix for where in states] if first == "learned" else None
+    oracle = list(found["exact"].n_matrix) if first == "learned" else None
+
     image = plots_causal.n_matrices(panels, place / f"{prefix}n-matrix.png", oracle)
     beside = "learned, and exact from the enumerated successors" if oracle else "exact, from the enumerated successors"
     text = f"N(s, a, b): how much likelier action b is made by the transition that a causes; {beside}. Actions are sorted by group."
@@ -175,7 +175,7 @@ def shortest_path(env: Maze, params: Any) -> int | None:
 
 
 def references(run: Resolved, measure: Callable[[Any], dict[str, float]]) -> dict[str, dict[str, float]]:
-    """The maze's own reference rows: uniform over the actions that CEE keeps with exact N-values, and the shortest path.
+    """The maze's own reference rows: uniform over the actions that CEE keeps with exact N-values, and a shortest path.
 
     Args: measure: (act(key, obs) -> action) -> {"return", "success"}.
     """
@@ -186,9 +186,9 @@ def references(run: Resolved, measure: Callable[[Any], dict[str, float]]) -> dic
         kept = effects.select("cee", key_mask, effects.oracle_n_matrix(*env.successors(obs, params)))
         return jax.random.categorical(key_action, jnp.where(effects.fallback(kept)[0], 0.0, -jnp.inf))
 
-    rows = {"random over CEE's exact mask": measure(kept_uniform)} if env.n <= 8 else {}  # 2^9 actions would take minutes
+    rows = {"random + CEE mask": measure(kept_uniform)} if env.n <= 8 else {}  # 2^9 actions would take minutes
     length = shortest_path(env, params)
     if length is not None:
         total = float(params.goal_reward) + length * float(params.step_reward)
-        rows[f"shortest path ({length} steps)"] = {"return": total, "success": 1.0}
+        rows["shortest path"] = {"return": total, "success": 1.0}
     return rows

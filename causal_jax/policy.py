@@ -29,7 +29,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 PROGRAMS = ("greedy", "sampled")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, so that jax.jit takes it
 class Policy:
     """An exported acting function. `about` is policy.json: env, algorithm, config, obs, action, member, versions."""
 
