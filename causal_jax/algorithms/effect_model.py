@@ -125,6 +125,11 @@ def default_steps(config: Config) -> int:
     return (config.decay_steps or 977) * steps_per_update(config)
 
 
+def evaluations(config: Config) -> dict[str, Config]:
+    """No policy to evaluate: phase 1 acts at random."""
+    return {}
+
+
 def model(state: State) -> inverse.EffectModel:
     """The fitted effect model that phase 2 reads."""
     return state.effect
