@@ -97,7 +97,8 @@ def grouping(folder: Path, num_states: int = 2000) -> dict[str, Any]:
     """How well the learned N-matrix agrees with the oracle's on states that the random policy visits, per member.
 
     `action_accuracy` is the share of (state, action) whose group is exactly the oracle's set of actions; `diagonal_error` the mean
-    absolute error of the causal effect in nats against the oracle with the same floor; `kept` the share of actions on which CEE's mask agrees.
+    absolute error of the causal effect in nats against the oracle with the same floor; `kept` the share of
+    actions on which CEE's mask agrees.
     """
     loaded = load_run(folder)
     run, model = loaded.resolved, effect_model.model(loaded.run.state)
