@@ -19,6 +19,7 @@ from causal_jax.causal import effects, inverse
 from causal_jax.envs.maze import NUM_SUBSTEPS, Maze
 from causal_jax.evaluation import member_of
 from causal_jax.page import Section
+from causal_jax.settings import Resolved
 from causal_jax.types import Key, Obs
 
 CELLS = 24  # places per side of the maze
@@ -33,7 +34,7 @@ class Masked(NamedTuple):
     all_masked: jax.Array
 
 
-def is_maze(run: runs.Resolved) -> bool:
+def is_maze(run: Resolved) -> bool:
     """A maze with coordinates for observations."""
     return isinstance(run.env, Maze) and not run.env.image
 
@@ -173,7 +174,7 @@ def shortest_path(env: Maze, params: Any) -> int | None:
     return None
 
 
-def references(run: runs.Resolved, measure: Callable[[Any], dict[str, float]]) -> dict[str, dict[str, float]]:
+def references(run: Resolved, measure: Callable[[Any], dict[str, float]]) -> dict[str, dict[str, float]]:
     """The maze's own reference rows: uniform over the actions that CEE keeps with exact N-values, and a shortest path.
 
     Args: measure: (act(key, obs) -> action) -> {"return", "success"}.

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from causal_jax.settings import read_about
 from causal_jax.types import Action, Key, Obs, State, UserError
 
 FORMAT, VERSION = "causal_jax policy", 1
@@ -106,7 +107,7 @@ def export_policy(run: Path | str, path: Path | str | None = None, member: int =
     resolved = loaded.resolved
     state, task = evaluation.member_of(loaded, member)
     obs = jax.eval_shape(resolved.env.reset_env, jax.random.key(0), task.env_params)[0]
-    read = runs.read_about(folder)
+    read = read_about(folder)
     about = {
         **{name: read.get(name) for name in ("name", "algorithm", "env", "config", "versions", "git")},
         "env_options": list(resolved.settings.env_options),

@@ -1,0 +1,154 @@
+"""The cases that the laws are tested on: every entry of ALGORITHMS and every mask of ppo, each as small as it can be.
+
+A case's programs are compiled once. `case` has session scope, so all tests of one case follow each other.
+"""
+
+import dataclasses
+import functools
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from causal_jax import training
+from causal_jax.algorithms import ALGORITHMS, algorithm_module
+from causal_jax.algorithms.ppo import SELECTIONS
+from causal_jax.causal.effects import MODES
+from causal_jax.envs import make
+from causal_jax.types import Algorithm
+
+NUM_UPDATES, SEEDS = 6, (5, 11)
+TINY = {
+    "ppo": {"num_envs": 2, "num_steps": 4, "num_epochs": 2, "num_minibatches": 2, "hidden": (8,)},
+    "template": {"num_envs": 2, "num_steps": 4, "hidden": (8,)},
+    "effect_model": {
+        "num_envs": 2, "num_steps": 4, "warmup_steps": 4, "capacity": 32, "batch_size": 8, "num_updates": 2, "inverse_hidden": (8, 8),
+        "n_hidden": (8, 8), "num_frequencies": 1,
+    },
+}  # fmt: skip
+CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS, Config fields
+    **{name: (name, {}) for name in ALGORITHMS},
+    **{
+        f"{selection}-oracle-{mode}": ("ppo", {"selection": selection, "n_values": "oracle", "mode": mode})
+        for selection in SELECTIONS
+        for mode in MODES
+        if selection != "all"
+    },
+    "ppo-authors": ("ppo", {"mode": "authors"}),
+    "cee-authors": ("cee", {"mode": "authors"}),
+    "ppo-normalized": ("ppo", {"normalize_obs": True}),
+    "effects-authors": ("effects", {"mode": "authors", "n_per_inverse": 2, "n_warmup": 2}),
+}
+
+
+class Case(NamedTuple):
+    """One algorithm, ready to be run: `task_axes` as vmap's in_axes, `run` a fresh population of two members."""
+
+    name: str
+    module: Any
+    algorithm: Algorithm
+    env: Any
+    task: Any
+    task_axes: Any
+    run: training.Run
+
+    def start(self) -> training.Run:
+        """A copy of the fresh population, to be given away."""
+        return copy(self.run)
+
+    def member(self, m: int) -> tuple[jax.Array, Any, Any]:
+        """(root key, hyper, task) of one member."""
+        task = self.task if self.task_axes is None else self.task._replace(effects=take(self.task.effects, m))
+        return jax.random.key(SEEDS[m]), take(self.run.hyper, m), task
+
+
+def take(tree: Any, m: Any) -> Any:
+    """Member m of every leaf [M, ...]."""
+    return jax.tree.map(lambda x: x[m], tree)
+
+
+def copy(tree: Any) -> Any:
+    """New buffers: the chunk function takes its run away."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+
+
+@functools.cache
+def build_case(name: str) -> Case:
+    """A case by its name."""
+    entry, fields = CASES[name]
+    module = algorithm_module(entry)
+    config = module.Config(**{**TINY[module.__name__.rpartition(".")[2]], **ALGORITHMS[entry].preset, **fields})
+    env, params = make("maze-n2", max_steps=5)
+    task, axes = module.Task(params), None
+    if getattr(module, "needs_effects", lambda config: False)(config):  # a random model masks as well as a fitted one
+        models = build_case("effects").run.state.effect
+        task, axes = module.Task(params, models), module.Task(None, 0)
+    algorithm = module.build(env, params, config)
+    hyper, seeds, _ = training.grid(module.Hyper(), SEEDS)
+    first = dataclasses.fields(hyper)[0].name  # the members differ in their step size too
+    hyper = hyper.replace(**{first: jnp.linspace(1e-3, 3e-3, len(SEEDS))})
+    return Case(name, module, algorithm, env, task, axes, training.start(algorithm, seeds, hyper, task, axes))
+
+
+@functools.cache
+def compiled(name: str) -> training.Compiled:
+    """The program of a case, for chunks of up to NUM_UPDATES."""
+    case = build_case(name)
+    return training.compile_run(case.algorithm, case.run, case.task, NUM_UPDATES, task_axes=case.task_axes)
+
+
+def advance(case: Case, run: training.Run, *lengths: int) -> tuple[training.Run, dict[str, np.ndarray]]:
+    """The run after chunks of these lengths, and the metrics [updates, M] in a row. `run` is given away."""
+    rows = []
+    for num in lengths:
+        run, metrics = compiled(case.name).chunk(run, case.task, jnp.asarray(num, jnp.int32))
+        rows.append({name: np.asarray(x)[:num] for name, x in metrics.items()})
+    return run, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+@functools.cache
+def reference(name: str) -> tuple[training.Run, dict[str, np.ndarray]]:
+    """(run, metrics) of a case after NUM_UPDATES in one chunk. To be read only."""
+    case = build_case(name)
+    return advance(case, case.start(), NUM_UPDATES)
+
+
+def leaves(tree: Any) -> dict[str, np.ndarray]:
+    """{path: array}; typed keys as their data."""
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return {jax.tree_util.keystr(path): np.asarray(jax.random.key_data(x) if is_key(x) else x) for path, x in flat}
+
+
+def assert_equal(a: Any, b: Any) -> None:
+    """Every leaf equal bit for bit."""
+    a, b = leaves(a), leaves(b)
+    assert a.keys() == b.keys()
+    assert not [path for path in a if a[path].dtype != b[path].dtype or a[path].tobytes() != b[path].tobytes()]
+
+
+def assert_close(a: Any, b: Any) -> None:
+    """Integers equal, floats to 1e-5 of the largest value of their leaf: what is promised between two different programs."""
+    a, b = leaves(a), leaves(b)
+    assert a.keys() == b.keys()
+    for path in a:
+        if np.issubdtype(a[path].dtype, np.floating):
+            scale = max(1.0, float(np.nanmax(np.abs(b[path]), initial=0.0)))
+            np.testing.assert_allclose(a[path], b[path], rtol=1e-5, atol=1e-5 * scale, err_msg=path)
+        else:
+            np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+
+
+@pytest.fixture(scope="session", params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    """Every case in turn."""
+    return build_case(request.param)
+
+
+@pytest.fixture(scope="session")
+def law() -> Any:
+    """This module: the helpers above."""
+    return sys.modules[__name__]
