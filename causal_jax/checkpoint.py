@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from causal_jax.types import UserError
@@ -19,7 +20,7 @@ Say = Callable[[str], None]
 
 
 def _is_key(x: Any) -> bool:
-    return bool(jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key))
+    return bool(jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
 
 
 def _to_data(tree: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: causal-jax train | evaluate | report | play | list. Bad input is one line on stderr and exit code 2.
+"""The command line: causal-jax train | evaluate | report | play | export | list. Bad input is one line on stderr and exit code 2.
 
 `train` takes Settings' fields and the algorithm's Config as options, its Hyper as --hyper.<name>; a list sweeps. Help texts are the
 dataclasses' docstrings. --preset and --config give other defaults (a file of experiments/presets, any run.json); options override them.
@@ -21,7 +21,7 @@ import tyro
 from causal_jax.fields import suggest
 from causal_jax.types import UserError
 
-COMMANDS = ("train", "evaluate", "report", "play", "list")
+COMMANDS = ("train", "evaluate", "report", "play", "export", "list")
 PRESETS = Path("experiments/presets")
 
 
@@ -64,6 +64,20 @@ class Play:
 
 
 @dataclasses.dataclass(frozen=True)
+class Export:
+    """Export a member's policy to files that load without the training code (causal_jax.load_policy)."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    member: int = 0
+    """Which member."""
+    checkpoint: str = "last"
+    """Which checkpoint: last or best."""
+    out: Path | None = None
+    """Folder of the policy; default: policy/member-<member> in the run folder."""
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """List the names that the other commands take."""
 
@@ -81,9 +95,15 @@ def _parse(cls: Any, args: Sequence[str], prog: str, default: Any = None) -> Any
     except SystemExit as stop:
         if not stop.code:
             raise
-        text = re.sub(r"[╭╮╰╯│─━┃┏┓┗┛]", " ", re.sub(r"\x1b\[[0-9;]*m", "", errors.getvalue()))
-        text = re.split(r"For full helptext|Run .* --help|Usage:", text)[0]
-        raise UserError(f"{prog}: " + " ".join(text.replace("Parsing error", "").split()) + " (see --help)") from None
+        raise UserError(f"{prog.removeprefix('causal-jax ')}: {_one_line(errors.getvalue())} (see --help)") from None
+
+
+def _one_line(box: str) -> str:
+    """The message inside tyro's box of errors, without its title, help texts and frame."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in box.splitlines()]
+    inside = [line.strip("│| ") for line in lines if line.startswith(("│", "|"))]
+    text = " ".join(" ".join(inside).split())
+    return re.split(r" ?(Argument helptext|For full helptext|[─-]{3})", text)[0]
 
 
 def _grid(hyper: type) -> type:
@@ -95,7 +115,7 @@ def _grid(hyper: type) -> type:
     body = ast.parse(textwrap.dedent(inspect.getsource(hyper))).body[0]
     assert isinstance(body, ast.ClassDef)
     docs = {
-        field.target.id: doc.value.value
+        field.target.id: str(doc.value.value)
         for field, doc in zip(body.body, body.body[1:], strict=False)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
         if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant)
@@ -124,7 +144,7 @@ def _take(args: list[str], flag: str) -> str | None:
 
 def _defaults(args: list[str]) -> tuple[Any, Any, Any] | None:
     """(settings, config, hyper) of --preset or --config, taken out of args."""
-    from causal_jax.runs import load_settings, read_about
+    from causal_jax.settings import load_settings, read_about
 
     preset, path = _take(args, "--preset"), _take(args, "--config")
     if preset is not None:
@@ -134,15 +154,17 @@ def _defaults(args: list[str]) -> tuple[Any, Any, Any] | None:
         path = str(PRESETS / f"{preset}.json")
     if path is None:
         return None
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
     try:
-        return load_settings(read_about(Path(path)))
+        return load_settings(read_about(folder, Path(path).name if Path(path).suffix else "run.json"))
     except (KeyError, TypeError) as error:
         raise UserError(f"config = {path!r}: is not a run.json of this program ({error})") from None
 
 
 def _train(args: list[str]) -> None:
     from causal_jax.algorithms import ALGORITHMS, algorithm_module
-    from causal_jax.runs import Settings, resolve, train_run
+    from causal_jax.runs import train_run
+    from causal_jax.settings import Settings, resolve
 
     defaults = _defaults(args)
     if args and not args[0].startswith("-"):
@@ -185,7 +207,7 @@ def _train(args: list[str]) -> None:
 
 
 def _evaluate(command: Evaluate) -> None:
-    from causal_jax.runs import evaluate_run
+    from causal_jax.evaluation import evaluate_run
 
     for label, row in evaluate_run(command.run, command.episodes, command.seed, command.checkpoint).items():
         print(f"{label}: " + ", ".join(f"{name} {mean:.3f} +- {spread:.3f}" for name, (mean, spread) in row.items()))
@@ -203,6 +225,12 @@ def _play(command: Play) -> None:
     from causal_jax.gallery import play
 
     print(play(command.run, command.member, command.seed, not command.sampled))
+
+
+def _export(command: Export) -> None:
+    from causal_jax.policy import export_policy
+
+    print(export_policy(command.run, command.out, command.member, command.checkpoint))
 
 
 def _list(command: List) -> None:
@@ -223,7 +251,7 @@ def use_compilation_cache() -> None:
     """Cache compiled programs across processes, under the user's cache folder unless JAX_COMPILATION_CACHE_DIR says otherwise."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(base / "causal_jax" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -241,14 +269,15 @@ def run(args: Sequence[str]) -> None:
     use_compilation_cache()
     if name == "train":
         return _train(rest)
-    cls, do = {"evaluate": (Evaluate, _evaluate), "report": (Report, _report), "play": (Play, _play), "list": (List, _list)}[name]
+    commands = {"evaluate": (Evaluate, _evaluate), "report": (Report, _report), "play": (Play, _play), "export": (Export, _export)}
+    cls, do = {**commands, "list": (List, _list)}[name]
     do(_parse(cls, rest, f"causal-jax {name}"))  # type: ignore[operator]
 
 
-def main() -> None:
-    """The console script."""
+def main(args: Sequence[str] | None = None) -> None:
+    """The console script. Exit codes: 0 done, 2 bad input or a full disk, 130 interrupted."""
     try:
-        run(sys.argv[1:])
+        run(sys.argv[1:] if args is None else args)
     except UserError as error:
         print(f"causal-jax: {error}", file=sys.stderr)
         sys.exit(2)

@@ -31,7 +31,7 @@ class _Categorical(distrax.Categorical):  # type: ignore[misc]
 
     def __init__(self, logits: jax.Array, allowed: jax.Array | None = None) -> None:
         if allowed is not None:
-            least = jnp.finfo(logits.dtype).min  # type: ignore[no-untyped-call]
+            least = jnp.finfo(logits.dtype).min
             logits = jnp.where(allowed, logits, least)
         super().__init__(logits=logits)
         self._allowed = allowed

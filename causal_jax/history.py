@@ -1,8 +1,9 @@
 """A run folder as plain data: run.json and results.jsonl, read without JAX and without trusting that the writer finished.
 
-run.json holds name, algorithm, env, config, hyper, seeds, members, steps, versions, device, git, command, seconds. results.jsonl holds
-one object a line: {"t", "steps", "seconds", "metrics": {name: [M]}, "eval": {mode: {"return": [M], ...}}}; null is NaN and `eval` may be
-missing. A line that a killed process left unfinished is skipped and counted; of two lines with one t the later stands, as after a resume.
+run.json holds name, algorithm, env, config, hyper, points, seeds, members, steps, versions, device, git, command, seconds. results.jsonl
+holds one object a line: {"t", "steps", "seconds", "metrics": {name: [M]}, "eval": {mode: {"return": [M], ...}}}; null is NaN and `eval`
+may be missing. A line that a killed process left unfinished is skipped and counted; of two lines with one t the later stands, as after a
+resume.
 """
 
 from __future__ import annotations
@@ -83,16 +84,16 @@ def load_run(folder: Path | str) -> Run:
 def split_by_hyper(label: str, run: Run) -> dict[str, Run]:
     """One Run for each hyperparameter setting among the members of a sweep, so that intervals are over seeds only.
 
-    A run of one setting comes back as {label: run}; otherwise labels name the values that vary, e.g. "ppo (lr 0.001)".
+    A run of one setting comes back as {label: run}; otherwise labels name the values that vary, e.g. "ppo (lr 0.001)". The values are those
+    of run.json's "points": one {name: value} a member, of the swept hyperparameters only.
     """
-    hyper = {name: values for name, values in (run.info.get("hyper") or {}).items() if isinstance(values, list) and len(values) > 1}
-    varying = {name: values for name, values in hyper.items() if len({json.dumps(value) for value in values}) > 1}
-    if not varying:
-        return {label: run}
+    points = [point for point in run.info.get("points") or [] if isinstance(point, Mapping)]
     groups: dict[str, list[int]] = {}
-    for member in range(len(next(iter(varying.values())))):
-        setting = ", ".join(f"{name} {plain(values[member])}" for name, values in varying.items())
+    for member, point in enumerate(points):
+        setting = ", ".join(f"{name} {plain(value)}" for name, value in point.items())
         groups.setdefault(f"{label} ({setting})", []).append(member)
+    if len(groups) < 2:
+        return {label: run}
 
     def pick(value: Any, members: list[int]) -> Any:
         if isinstance(value, Mapping):
@@ -100,7 +101,8 @@ def split_by_hyper(label: str, run: Run) -> dict[str, Run]:
         return [value[m] for m in members]
 
     def one(members: list[int]) -> Run:
-        info = {**run.info, "members": len(members), "hyper": pick(run.info["hyper"], members)}
+        hyper = {**(run.info.get("hyper") or {}), **{name: [value] for name, value in points[members[0]].items()}}
+        info = {**run.info, "members": len(members), "hyper": hyper, "points": pick(points, members)}
         if isinstance(run.info.get("seeds"), list) and len(run.info["seeds"]) > max(members):
             info["seeds"] = pick(run.info["seeds"], members)
         lines = [{**line, **{part: pick(line[part], members) for part in ("metrics", "eval") if line.get(part)}} for line in run.lines]

@@ -107,7 +107,8 @@ class Wandb:
     """
 
     def __init__(self, about: dict[str, Any], folder: Path, *, grouped: bool, say: Callable[[str], None] = print):
-        self.say, self.grouped, self._runs = say, grouped, []
+        self.say, self.grouped = say, grouped
+        self._runs: list[Any] = []
         try:
             self._open(about, folder)
         except Exception as error:  # wandb raises many kinds; none may stop a run

@@ -68,10 +68,7 @@ def _facts(facts: Mapping[str, Any]) -> str:
 
 
 def _listed(value: Any) -> str:
-    if not isinstance(value, list | tuple):
-        return plain(value)
-    texts = [plain(item) for item in value]
-    return f"{texts[0]} (all {len(texts)} members)" if len(set(texts)) == 1 and len(texts) > 1 else ", ".join(texts)
+    return ", ".join(plain(item) for item in value) if isinstance(value, list | tuple) else plain(value)
 
 
 def _image(path: Path | str, alt: str) -> str:

@@ -64,7 +64,7 @@ def short(value: float) -> str:
     """A step count for an axis: 0, 500, 20k, 1.5M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:g}{unit}"
+            return f"{value / size:.4g}{unit}"
     return f"{value:g}"
 
 

@@ -6,134 +6,25 @@ Nothing is written before every name, type, range and size has been checked; a f
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import fcntl
-import json
 import os
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 
 from causal_jax import mesh, rollout, training
-from causal_jax.algorithms import ALGORITHMS, algorithm_module
+from causal_jax.algorithms import algorithm_module
 from causal_jax.checkpoint import Checkpoints
-from causal_jax.envs import make
-from causal_jax.fields import option, validate
 from causal_jax.logs import Jsonl, Progress, Wandb
-from causal_jax.types import Algorithm, UserError
+from causal_jax.settings import Resolved, Settings, check_resumable, describe, find_effects, load_settings, read_about, resolve, write_json
+from causal_jax.types import UserError
 
 Say = Callable[[str], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What one run is, apart from the algorithm's own Config and Hyper."""
-
-    algorithm: Annotated[str, tyro.conf.Suppress] = "ppo"
-    """Name of the algorithm (causal-jax list algorithms)."""
-    env: str = "maze-n6"
-    """Name of the environment (causal-jax list envs)."""
-    env_options: tuple[str, ...] = ()
-    """Options of the environment, as name=value."""
-    members: int = option(4, low=1)
-    """Seeds per combination of swept values; every member trains in the same program."""
-    seed: int = option(0, low=0)
-    """Seed of the first member; the others count up."""
-    steps: int = option(500_000, low=1)
-    """Environment steps of each member (rounded up to whole updates)."""
-    evaluations: int = option(10, low=1)
-    """Evaluations, log rows and checkpoints spread over the run."""
-    eval_episodes: int = option(16, low=1)
-    """Episodes per evaluation and member."""
-    eval_steps: int = option(0, low=0)
-    """Longest evaluated episode; 0: the environment's time limit, or 1000."""
-    effects: str = ""
-    """Run (name or folder) whose effect model masks the actions; empty: fit one first, into the run's own folder."""
-    effect_steps: int = option(200_000, low=1)
-    """Environment steps of phase 1 where it is fitted here."""
-    name: str = ""
-    """Name of the run folder; empty: <algorithm>-<env>."""
-    folder: str = "runs"
-    """Where run folders live."""
-    devices: int = option(0, low=0)
-    """Devices to shard the members over; 0: as many as divide them."""
-    log: tuple[str, ...] = option((), choices=("wandb", "wandb-grouped"))
-    """Loggers beside the console and results.jsonl: wandb (one run a member) or wandb-grouped (one run of means)."""
-
-
-MAY_CHANGE = ("steps", "devices", "log", "folder", "name", "effects")  # what a resumed run need not repeat
-
-
-class Resolved(NamedTuple):
-    """Settings made real: nothing is trained or written yet."""
-
-    settings: Settings
-    config: Any
-    swept: dict[str, tuple[float, ...]]
-    hyper: Any
-    seeds: list[int]
-    points: list[dict[str, float]]
-    env: Any
-    env_params: Any
-    module: Any
-    algorithm: Algorithm
-    num_updates: int
-    chunk_updates: int
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return Path(self.settings.folder) / (self.settings.name or f"{self.settings.algorithm}-{self.settings.env.replace(':', '-')}")
-
-    @property
-    def num_members(self) -> int:
-        """Members of the population."""
-        return len(self.seeds)
-
-
-def parse_options(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """("max_steps=100", "image=True") -> {"max_steps": 100, "image": True}. Raises: UserError for a pair without "="."""
-    options = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise UserError(f"env_options = {pair!r}: must be name=value")
-        try:
-            options[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            options[name] = text
-    return options
-
-
-def resolve(settings: Settings, config: Any = None, hyper: Any = None) -> Resolved:
-    """Check everything and build the algorithm. config, hyper: the algorithm's (None: its defaults); hyper's fields may be sequences.
-
-    Raises: UserError, one line, for the first thing that is wrong.
-    """
-    module = algorithm_module(settings.algorithm)
-    validate(settings)
-    config = config if config is not None else module.Config(**ALGORITHMS[settings.algorithm].preset)
-    hyper = hyper if hyper is not None else module.Hyper()
-    swept = {name: tuple(np.atleast_1d(np.asarray(values, object)).tolist()) for name, values in vars(hyper).items()}
-    for name, values in swept.items():
-        for value in values:
-            validate(module.Hyper(**{name: value}), "hyper.")
-    env, env_params = make(settings.env, **parse_options(settings.env_options))
-    algorithm = module.build(env, env_params, config)
-    population, seeds, points = training.grid(hyper, range(settings.seed, settings.seed + settings.members))
-    num_updates = -(-settings.steps // module.steps_per_update(config))
-    chunk_updates = -(-num_updates // settings.evaluations)
-    return Resolved(settings, config, swept, population, seeds, points, env, env_params, module, algorithm, num_updates, chunk_updates)
 
 
 def time_limit(env_params: Any) -> int:
@@ -174,72 +65,23 @@ def make_task(run: Resolved, say: Say = print) -> tuple[Any, Any]:
     module, settings = run.module, run.settings
     if not (hasattr(module, "needs_effects") and module.needs_effects(run.config)):
         return module.Task(run.env_params), None
-    if settings.effects:
-        folder = Path(settings.effects)
-        folder = folder if (folder / "run.json").exists() else Path(settings.folder) / settings.effects
-        if not (folder / "run.json").exists():
-            raise UserError(
-                f"effects = {settings.effects!r}: no such run, neither {settings.effects}/run.json nor {folder}/run.json exists"
-            )
-    else:
+    folder = find_effects(settings)
+    if folder is None:
+        phase1_module = algorithm_module("effects")
+        config = phase1_module.Config()
+        steps = settings.effect_steps or phase1_module.default_steps(config)
+        config = dataclasses.replace(config, decay_steps=-(-steps // phase1_module.steps_per_update(config)))
         phase1 = Settings(
             algorithm="effects", env=settings.env, env_options=settings.env_options, members=settings.members, seed=settings.seed,
-            steps=settings.effect_steps, name="effects", folder=str(run.folder), devices=settings.devices,
+            steps=steps, name="effects", folder=str(run.folder), devices=settings.devices,
         )  # fmt: skip
-        folder = train_run(resolve(phase1), resume=True, say=say)
+        folder = train_run(resolve(phase1, config), resume=True, say=say)
     loaded = load_run(folder)
     if loaded.resolved.settings.env != settings.env:
         raise UserError(f"effects = {str(folder)!r}: was fitted on {loaded.resolved.settings.env}, this run is on {settings.env}")
     members = np.arange(run.num_members) % loaded.resolved.num_members
     model = jax.tree.map(lambda x: x[members], loaded.resolved.module.model(loaded.run.state))
     return module.Task(run.env_params, model), module.Task(None, 0)
-
-
-def describe(run: Resolved) -> dict[str, Any]:
-    """What run.json holds."""
-    versions = {name: metadata.version(name) for name in ("causal_jax", "jax", "jaxlib", "flax", "optax", "numpy") if _installed(name)}
-    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "name": run.folder.name,
-        "settings": dataclasses.asdict(run.settings),
-        "config": dataclasses.asdict(run.config),
-        "hyper": {name: list(values) for name, values in run.swept.items()},
-        "algorithm": run.settings.algorithm,
-        "env": run.settings.env,
-        "members": run.num_members,
-        "seeds": run.seeds,
-        "points": run.points,
-        "steps": run.num_updates * run.module.steps_per_update(run.config),
-        "chunk_updates": run.chunk_updates,
-        "versions": {"python": sys.version.split()[0], **versions},
-        "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "git": revision.stdout.strip() if revision.returncode == 0 else "",
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    }
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)
-
-
-def read_about(folder: Path) -> dict[str, Any]:
-    """The run.json of a run folder. Raises: UserError when there is none or it cannot be read."""
-    try:
-        return dict(json.loads((folder / "run.json").read_text()))
-    except (OSError, ValueError) as error:
-        raise UserError(f"run = {str(folder)!r}: has no readable run.json ({type(error).__name__})") from None
 
 
 @contextmanager
@@ -258,16 +100,6 @@ def locked(folder: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-
-def check_resumable(run: Resolved, about: dict[str, Any]) -> None:
-    """Raises: UserError naming the first field in which a run differs from the folder it should continue."""
-    now = json.loads(json.dumps(describe(run)))
-    for part in ("settings", "config", "hyper"):
-        for field, value in now[part].items():
-            before = about[part].get(field)
-            if value != before and not (part == "settings" and field in MAY_CHANGE):
-                raise UserError(f"{field} = {value}: the run in {run.folder} has {before}; resume with the same, or choose another --name")
 
 
 def train_run(run: Resolved, *, resume: bool = False, say: Say = print) -> Path:
@@ -367,17 +199,6 @@ class Loaded(NamedTuple):
     task: Any
     task_axes: Any
     run: training.Run
-
-
-def load_settings(about: dict[str, Any]) -> tuple[Settings, Any, Any]:
-    """(settings, config, hyper) of a run.json; hyper's fields are the tuples of swept values."""
-
-    def tuples(values: dict[str, Any]) -> dict[str, Any]:
-        return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-
-    settings = Settings(**tuples(about["settings"]))
-    module = algorithm_module(settings.algorithm)
-    return settings, module.Config(**tuples(about["config"])), module.Hyper(**tuples(about["hyper"]))
 
 
 def load_run(folder: Path, kind: str = "last", say: Say = print) -> Loaded:

@@ -20,7 +20,8 @@ import tyro
 from causal_jax import history, statistics
 from causal_jax.algorithms import ALGORITHMS, algorithm_module, ppo
 from causal_jax.cli import use_compilation_cache
-from causal_jax.runs import Settings, resolve, train_run
+from causal_jax.runs import train_run
+from causal_jax.settings import Settings, resolve
 
 RESULTS = Path(__file__).parent / "results"
 PAPER = {"num_envs": 16, "num_steps": 128, "num_epochs": 10, "num_minibatches": 32}

@@ -1,8 +1,8 @@
 """Phase 1 of CEE and NPM: from the transitions of a random policy, an inverse model and the N-network that regresses on its log ratios.
 
-CEE (arXiv 2501.14543), NPM (arXiv 2312.06258). One `step` collects num_envs x num_steps transitions with the uniform policy into a
-replay ring, then makes `num_updates` updates of the inverse model, each followed by `n_per_inverse` of the N-network. `model(state)` is what
-phase 2 reads (`causal.inverse.n_matrix`).
+CEE (arXiv 2501.14543), NPM (arXiv 2312.06258). One `step` collects num_envs x num_steps transitions with the uniform policy
+into a replay ring, then makes `num_updates` updates of the inverse model, each followed by `n_per_inverse` of the N-network.
+`model(state)` is what phase 2 reads (`causal.inverse.n_matrix`).
 mode="definition": the inputs and the head of causal/inverse.py, transitions cut by a time limit are not used, learning rates decay, and
 the floor inside the logarithms is 0.01 instead of 1e-8: the paper's floor puts impossible actions 18 nats below, the squared error is then
 spent there, while groups are decided within 0.5 nats. It moves the diagonal by at most log(1 + floor / p) and no threshold.
@@ -157,7 +157,8 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         return cursor, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), rows)
 
     def infer(params: Params, scaler: inverse.Scaler | None, rows: Row) -> jax.Array:
-        return jax.vmap(inverse_net.apply, (None, None, 0, 0, None))(params, scaler, rows.obs, rows.next_obs, policy)
+        logits: jax.Array = jax.vmap(inverse_net.apply, (None, None, 0, 0, None))(params, scaler, rows.obs, rows.next_obs, policy)
+        return logits
 
     def inverse_loss(params: Params, scaler: inverse.Scaler | None, rows: Row) -> tuple[jax.Array, jax.Array]:
         logits = infer(params, scaler, rows)

@@ -14,14 +14,11 @@ Everything is written for one state; the caller vmaps. The networks that estimat
 
 from __future__ import annotations
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 
 from causal_jax.types import Key, UserError
 
-Mode = Literal["definition", "authors"]
 MODES = ("definition", "authors")
 SELECTIONS = ("cee", "npm", "npm-random", "cee-woc", "all")
 
@@ -31,7 +28,7 @@ def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise UserError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")
 
 
-def similarity(n_matrix: jax.Array, mode: Mode = "definition") -> jax.Array:
+def similarity(n_matrix: jax.Array, mode: str = "definition") -> jax.Array:
     """How differently two actions act, in nats (NPM's similarity factor; 0 = alike).
 
     Args: n_matrix: [A, A]. mode: "definition" gives N[i,i] - N[i,j] = KL(P_i || P_j); "authors" gives N[j,j] - N[i,j] (maskppo.py:172).
@@ -97,7 +94,7 @@ def select(
     key: Key,
     n_matrix: jax.Array,
     *,
-    mode: Mode = "definition",
+    mode: str = "definition",
     epsilon: jax.Array | float = 0.5,
     tau: jax.Array | float = 0.8,
     temperature: jax.Array | float = 1.0,

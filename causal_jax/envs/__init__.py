@@ -41,7 +41,7 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
     """
     prefix, colon, name = id.partition(":")
     if colon and prefix == "gymnax":
-        return _module("adapters").make_gymnax(name, **options)  # type: ignore[no-any-return]
+        return _module("adapters").make_gymnax(name, **options)
     if colon and prefix == "brax":
         module, cls, fixed = "adapters", "Brax", {"name": name}
     elif id in ENVS:

@@ -145,5 +145,5 @@ def test_shapes_and_types_are_what_the_docstrings_say(function: Any, args: tuple
 
 
 def test_the_shape_check_can_fail() -> None:
-    with pytest.raises(Exception, match="jaxtyping|type"):
+    with pytest.raises(Exception, match=r"jaxtyping|type"):
         jaxtyped(typechecker=beartype)(group)(jnp.ones((3, 2)), 0.5)

@@ -32,9 +32,7 @@ def compilations() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_one_compilation_serves_every_chunk_and_evaluation_changes_nothing(
-    law: ModuleType, compilations: list[str], name: str
-) -> None:
+def test_one_compilation_serves_every_chunk_and_evaluation_changes_nothing(law: ModuleType, compilations: list[str], name: str) -> None:
     """Six updates as 4 + 2 with evaluations, by a program of capacity 4, against six at once, unwatched, by one of capacity 6."""
     case = law.build_case(name)
     expected, metrics = law.reference(name)

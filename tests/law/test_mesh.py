@@ -41,7 +41,11 @@ def test_members_are_sharded_without_a_collective() -> None:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     here = Path(__file__).with_name("conftest.py")
     result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(here)], capture_output=True, text=True, env={**os.environ, "XLA_FLAGS": flags}, cwd=here.parents[2]
+        [sys.executable, "-c", SCRIPT, str(here)],
+        capture_output=True,
+        text=True,
+        cwd=here.parents[2],
+        env={**os.environ, "XLA_FLAGS": flags},
     )
     assert result.returncode == 0, result.stderr[-2000:]
     expected = {"devices": 4, "rows": [1, 1, 1, 1], "collectives": [], "partitions": True}

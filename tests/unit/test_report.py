@@ -21,7 +21,7 @@ def write_run(folder, returns, success=None, tail="", **info):
     """A run folder from returns [points][members]."""
     members = len(returns[0])
     facts = {
-        "name": folder.name, "algorithm": "cee", "env": "maze-n6", "config": {"unroll": 128}, "hyper": {"lr": [3e-4] * members},
+        "name": folder.name, "algorithm": "cee", "env": "maze-n6", "config": {"unroll": 128}, "hyper": {"lr": [3e-4]}, "points": [{}] * members,
         "seeds": list(range(members)), "members": members, "steps": 2000, "versions": {"jax": "0.9.2"}, "device": "cpu", "git": "abc123",
         "command": "causal-jax train cee --env maze-n6", "seconds": {"compile": 4.4, "train": 61.0},
     }  # fmt: skip
@@ -105,13 +105,14 @@ def test_a_diverged_member_is_told_not_averaged(tmp_path):
 
 
 def test_split_by_hyper_keeps_intervals_over_seeds(tmp_path):
-    run = write_run(
-        tmp_path / "run", [[1.0, 2.0, 3.0, 4.0]], hyper={"lr": [1e-3, 1e-3, 3e-4, 3e-4], "gamma": [0.99] * 4}, seeds=[0, 1, 0, 1]
-    )
+    points = [{"lr": 1e-3}, {"lr": 1e-3}, {"lr": 3e-4}, {"lr": 3e-4}]
+    hyper = {"lr": [1e-3, 3e-4], "gamma": [0.99]}
+    run = write_run(tmp_path / "run", [[1.0, 2.0, 3.0, 4.0]], hyper=hyper, points=points, seeds=[0, 1, 0, 1])
     parts = report.split_by_hyper("ppo", run)
     assert list(parts) == ["ppo (lr 0.001)", "ppo (lr 0.0003)"]
     np.testing.assert_array_equal(parts["ppo (lr 0.0003)"].curve("eval.sampled.return")[1], [[3.0], [4.0]])
     assert parts["ppo (lr 0.0003)"].info["seeds"] == [0, 1]
+    assert parts["ppo (lr 0.0003)"].info["hyper"] == {"lr": [3e-4], "gamma": [0.99]}
     assert report.split_by_hyper("one", write_run(tmp_path / "one", [[1.0, 2.0]])).keys() == {"one"}
 
 

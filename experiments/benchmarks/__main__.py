@@ -1,0 +1,59 @@
+"""python -m experiments.benchmarks [--out FILE] [NAMES...]: run them, print a table each, write each result as it comes."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from causal_jax.fields import suggest
+from causal_jax.types import UserError
+from experiments.benchmarks import measure
+from experiments.benchmarks.speed import BENCHMARKS, Sizes
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Benchmarks of speed: env, ppo, members, compile, mask."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Which to run; none: all."""
+    out: Path | None = None
+    """Results file; default: experiments/results/benchmarks.json, or benchmarks-<device>.json on a GPU."""
+    sizes: Annotated[Sizes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Sizes)
+
+
+def run(options: Options) -> Path:
+    """Run the named benchmarks; returns the results file. Raises: UserError for an unknown name."""
+    names = options.names or tuple(BENCHMARKS)
+    for name in names:
+        if name not in BENCHMARKS:
+            raise UserError(f"names = {name!r}: {suggest(name, list(BENCHMARKS))}")
+    out = options.out or measure.default_path(RESULTS)
+    for name in names:
+        result = {"about": (BENCHMARKS[name].__doc__ or "").rstrip("."), **measure.context(), "sizes": dataclasses.asdict(options.sizes)}
+        began = time.perf_counter()
+        result.update(BENCHMARKS[name](options.sizes))
+        result["seconds"] = time.perf_counter() - began
+        measure.record(out, name, result)
+        print(measure.table(name, result), flush=True)
+    return out
+
+
+def main() -> None:
+    """The command."""
+    try:
+        run(tyro.cli(Options, prog="python -m experiments.benchmarks"))
+    except UserError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

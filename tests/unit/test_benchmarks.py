@@ -1,0 +1,81 @@
+"""The benchmarks run, at sizes that say nothing about speed, and write what they promise."""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+import pytest
+
+from causal_jax.types import UserError
+from experiments.benchmarks import measure
+from experiments.benchmarks.__main__ import Options, run
+from experiments.benchmarks.speed import Sizes
+
+TINY = Sizes(rounds=2, parallel=2, env_steps=3, members=2, num_envs=2, num_steps=4, num_epochs=1, num_minibatches=1, hidden=(4,), updates=1)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    out = tmp_path_factory.mktemp("benchmarks") / "results" / "all.json"
+    run(Options(("env", "members"), out, TINY))
+    return json.loads(out.read_text())
+
+
+def test_every_benchmark_is_in_the_file(results):
+    assert list(results) == ["env", "members"]
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("env", ["maze-n6", "maze-n4", "gymnax:CartPole-v1"]),
+        ("members", ["1 member", "2 members", "1 member, time of an update", "2 members, time of an update"]),
+    ],
+)
+def test_rows_hold_every_round_and_their_summary(results, name, labels):
+    rows = results[name]["rows"]
+    assert [row["label"] for row in rows] == labels
+    for row in rows:
+        assert len(row["values"]) == 2
+        assert min(row["values"]) > 0
+        assert (row["median"], row["min"], row["max"]) == (statistics.median(row["values"]), min(row["values"]), max(row["values"]))
+
+
+def test_each_result_says_where_it_comes_from(results):
+    for result in results.values():
+        assert {"about", "date", "command", "machine", "versions", "xla_flags", "load_average", "sizes", "seconds"} <= set(result)
+        assert result["machine"]["cores"] >= 1
+        assert {"python", "jax", "jaxlib"} <= set(result["versions"])
+        assert len(result["load_average"]) == 3
+        assert result["sizes"]["parallel"] == 2
+
+
+def test_ratio_is_median_over_median_with_the_range_of_paired_rounds():
+    rows = [measure.Row("a", "steps/s", [10.0, 30.0, 20.0]), measure.Row("b", "steps/s", [5.0, 5.0, 4.0])]
+    told = measure.summary(rows, [measure.Ratio("a / b", "a", "b", ">= 50"), measure.Ratio("a / 10", "a", 10.0, "< 4")])["ratios"]
+    assert (told[0]["value"], told[0]["min"], told[0]["max"], told[0]["met"]) == (4.0, 2.0, 6.0, False)
+    assert (told[1]["value"], told[1]["min"], told[1]["max"], told[1]["met"]) == (2.0, 1.0, 3.0, True)
+
+
+def test_contestants_alternate():
+    calls = []
+
+    def contestant(label):
+        return lambda: calls.append(label) or float(len(calls))
+
+    assert measure.alternate({"a": contestant("a"), "b": contestant("b")}, 2) == {"a": [1.0, 3.0], "b": [2.0, 4.0]}
+    assert calls == ["a", "b", "a", "b"]
+
+
+def test_a_second_result_leaves_the_first_and_replaces_its_own(tmp_path):
+    path = tmp_path / "results.json"
+    for name, value in (("a", 1), ("b", 2), ("a", 3)):
+        measure.record(path, name, {"value": value})
+    assert json.loads(path.read_text()) == {"a": {"value": 3}, "b": {"value": 2}}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_unknown_name_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"^names = 'membres': unknown, did you mean members\?$"):
+        run(Options(("membres",), tmp_path / "x.json", TINY))
