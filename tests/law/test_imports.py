@@ -81,7 +81,7 @@ def test_every_rank_is_used() -> None:
     ("code", "absent"),
     [
         ("import causal_jax", "jax gymnax brax matplotlib wandb distrax orbax tensorflow_probability flax optax tyro rich scipy"),
-        ("from causal_jax import make, list_envs; make('maze-n6')", "gymnax brax matplotlib wandb distrax orbax flax.linen scipy.stats"),
+        ("from causal_jax import make, list_envs; make('maze-n6')", "gymnax brax matplotlib wandb distrax orbax tyro scipy.stats"),
         ("from causal_jax import train, fit, evaluate, ppo", "gymnax brax matplotlib wandb orbax tyro"),
         ("import causal_jax.runs, causal_jax.cli", "gymnax brax matplotlib wandb"),
     ],

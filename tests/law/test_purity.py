@@ -1,6 +1,5 @@
 """Laws 3 and 4 and portability: no key is used twice, nothing talks to the host below the host loop, every step lowers for every device."""
 
-import functools
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -14,9 +13,17 @@ from causal_jax.algorithms import ALGORITHMS
 TO_THE_HOST = ("callback", "infeed", "outfeed", "debug", "io_effect", "host")
 
 
-@functools.cache
+_traced: dict[str, dict[str, Any]] = {}
+
+
 def traced(case: Any) -> dict[str, Any]:
     """init, step and act of one member, traced with the key check on; nothing is compiled or run."""
+    if case.name not in _traced:
+        _traced[case.name] = trace(case)
+    return _traced[case.name]
+
+
+def trace(case: Any) -> dict[str, Any]:
     key, hyper, task = case.member(0)
     state = jax.eval_shape(case.algorithm.init, key, hyper, task)
     obs = jax.eval_shape(case.env.reset_env, key, task.env_params)[0]
