@@ -15,8 +15,9 @@ RANKS = (  # a module may import modules of its own line and of the lines before
     {"spaces", "networks", "distributions", "returns", "losses", "optim", "normalize", "statistics"},
     {"replay", "rollout", "planning", "causal", "envs"},
     {"algorithms"},
-    {"training", "policy", "checkpoint", "logs", "mesh", "history", "plots", "plots_causal", "page"},
-    {"runs", "report", "gallery"},
+    {"training", "checkpoint", "logs", "mesh", "history", "plots", "plots_causal", "page"},
+    {"settings", "report"},
+    {"runs", "evaluation", "policy", "gallery", "gallery_maze"},
     {"cli"},
     {"__main__"},
 )
