@@ -76,7 +76,8 @@ def masks(loaded: runs.Loaded, member: int) -> dict[str, Callable[[Key, Obs], Ma
     floor = task.effects.floor if learns else 1e-8  # where both are shown, on one scale
 
     def exact(obs: Obs) -> jax.Array:
-        return effects.oracle_n_matrix(*env.successors(obs, task.env_params), floor=floor)
+        next_obs, terminated = env.successors(obs, task.env_params)
+        return effects.oracle_n_matrix(next_obs, terminated, floor=floor)
 
     def learned(obs: Obs) -> jax.Array:
         n_matrix: jax.Array = inverse.n_matrix(task.effects, obs)
