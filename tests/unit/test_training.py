@@ -100,7 +100,10 @@ def test_fit_tells_its_callbacks() -> None:
     )  # fmt: skip
     assert [(c.t, c.run) for c in chunks] == [(0, 0), (2, 2), (4, 4), (5, 5)]
     assert [c.evaluation["total"].tolist() for c in chunks] == [[10, 10], [12, 12], [14, 14], [15, 15]]
-    assert [{k: v.shape for k, v in c.metrics.items()} for c in chunks] == [{}, *({k: (n, 2) for k in ("noise", "total")} for n in (2, 2, 1))]
+    assert [{k: v.shape for k, v in c.metrics.items()} for c in chunks] == [
+        {},
+        *(dict.fromkeys(("noise", "total"), (n, 2)) for n in (2, 2, 1)),
+    ]
     assert np.concatenate([c.metrics["total"][:, 0] for c in chunks[1:]]).tolist() == [11, 12, 13, 14, 15]
     assert len(compiled) == 1
     assert compiled[0].bytes > 0
