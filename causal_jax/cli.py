@@ -155,10 +155,7 @@ def _defaults(args: list[str]) -> tuple[Any, Any, Any] | None:
     if path is None:
         return None
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    try:
-        return load_settings(read_about(folder, Path(path).name if Path(path).suffix else "run.json"))
-    except (KeyError, TypeError) as error:
-        raise UserError(f"config = {path!r}: is not a run.json of this program ({error})") from None
+    return load_settings(read_about(folder, Path(path).name if Path(path).suffix else "run.json"))
 
 
 def _train(args: list[str]) -> None:

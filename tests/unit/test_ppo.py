@@ -69,7 +69,7 @@ def test_the_authors_mode_acts_by_the_mask_and_learns_without_it() -> None:
 
 @functools.cache
 def all_masked(mode: str) -> Any:
-    """(metrics of the first update, shares of the sampled actions) of PPO whose every action is masked and whose policy prefers action 0."""
+    """(metrics of the first update, shares of the sampled actions) of PPO all of whose actions are masked, the policy prefers action 0."""
     env, params = make("probe-masked")
     algorithm = ppo.build(env, params, dataclasses.replace(ONE_BATCH, selection="cee-woc", n_values="oracle", mode=mode))
     hyper = ppo.Hyper(woc_threshold=0.99)  # no action has such a share: nothing is kept
