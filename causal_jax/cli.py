@@ -99,11 +99,10 @@ def _parse(cls: Any, args: Sequence[str], prog: str, default: Any = None) -> Any
 
 
 def _one_line(box: str) -> str:
-    """The message inside tyro's box of errors, without its title, help texts and frame."""
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in box.splitlines()]
-    inside = [line.strip("│| ") for line in lines if line.startswith(("│", "|"))]
-    text = " ".join(" ".join(inside).split())
-    return re.split(r" ?(Argument helptext|For full helptext|[─-]{3})", text)[0]
+    """The message inside tyro's box of errors, without its title, help texts and frame (which is drawn in ASCII on plain terminals)."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip(" │|") for line in box.splitlines()]
+    inside = [line for line in lines if line.strip("─-╭╮╰╯ ")][1:]
+    return re.split(r" ?(?:Argument helptext|For full helptext)", " ".join(" ".join(inside).split()))[0]
 
 
 def _grid(hyper: type) -> type:
