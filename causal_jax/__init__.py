@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_EXPORTS = {  # name -> module that holds it; None: the name is a module
+_EXPORTS: dict[str, str | None] = {  # name -> module that holds it; None: the name is a module
     "make": "causal_jax.envs",
     "list_envs": "causal_jax.envs",
     "train": "causal_jax.training",
     "fit": "causal_jax.training",
+    "grid": "causal_jax.training",
+    "start": "causal_jax.training",
     "evaluate": "causal_jax.rollout",
     "load_policy": "causal_jax.policy",
     "export_policy": "causal_jax.policy",

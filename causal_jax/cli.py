@@ -263,6 +263,7 @@ def run(args: Sequence[str]) -> None:
     if not rest or rest[0] in ("-h", "--help"):
         print(__doc__)
         return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns of every program it reads from the cache
     name = rest.pop(0)
     if name not in COMMANDS:
         raise UserError(f"command = {name!r}: {suggest(name, list(COMMANDS))}")

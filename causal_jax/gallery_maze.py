@@ -72,8 +72,12 @@ def masks(loaded: runs.Loaded, member: int) -> dict[str, Callable[[Key, Obs], Ma
     task = member_of(loaded, member)[1]
     hyper = jax.tree.map(lambda x: x[member], loaded.run.hyper)
 
+    learns = run.module.needs_effects(config)
+    floor = task.effects.floor if learns else 1e-8  # where both are shown, on one scale
+
     def exact(obs: Obs) -> jax.Array:
-        return effects.oracle_n_matrix(*env.successors(obs, task.env_params))
+        next_obs, terminated = env.successors(obs, task.env_params)
+        return effects.oracle_n_matrix(next_obs, terminated, floor=floor)
 
     def learned(obs: Obs) -> jax.Array:
         n_matrix: jax.Array = inverse.n_matrix(task.effects, obs)
@@ -93,7 +97,7 @@ def masks(loaded: runs.Loaded, member: int) -> dict[str, Callable[[Key, Obs], Ma
 
         return at
 
-    return {**({"learned": masked(learned)} if run.module.needs_effects(config) else {}), "exact": masked(exact)}
+    return {**({"learned": masked(learned)} if learns else {}), "exact": masked(exact)}
 
 
 def sections(loaded: runs.Loaded, place: Path, label: str, prefix: str = "", member: int = 0) -> list[Section]:

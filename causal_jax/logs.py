@@ -86,13 +86,13 @@ class Progress:
             self._bar.start()
 
     def write(self, steps: int, rate: float, value: float) -> None:
-        """Show `steps` of each member done, environment steps per second of all members, and the mean return."""
-        text = f"{rate:,.0f} steps/s, return {value:.2f}"
+        """Show `steps` of each member done, environment steps per second of all members (0: unknown), and the mean return (if finite)."""
+        known = ([f"{rate:,.0f} steps/s"] if rate else []) + ([f"return {value:.2f}"] if math.isfinite(value) else [])
         if self._bar is not None:
-            self._bar.update(self._task, completed=steps, text=text)
+            self._bar.update(self._task, completed=steps, text=", ".join(known))
         else:
-            left = (self.total - steps) * self.members / rate if rate else math.nan
-            self.say(f"{self.label}: {steps:,}/{self.total:,} steps, {text}, {left:.0f} s left")
+            left = [f"{(self.total - steps) * self.members / rate:.0f} s left"] if rate else []
+            self.say(", ".join([f"{self.label}: {steps:,}/{self.total:,} steps", *known, *left]))
 
     def close(self) -> None:
         """Leave the terminal as it was."""

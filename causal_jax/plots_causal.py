@@ -212,7 +212,7 @@ def action_groups(
         right.grid(axis="x", visible=False)
         right.set_ylim(0, float(np.sum(bars, axis=0).max()) * (1.1 if kept is None else 1.32))
         if kept is not None:
-            right.legend(loc="upper right", title=f"{keep.sum()} action{'s' * (keep.sum() != 1)} kept", alignment="left", fontsize=9)
+            right.legend(loc="upper right", title=f"{keep.sum()} action{'' if keep.sum() == 1 else 's'} kept", alignment="left", fontsize=9)
     return Path(path)
 
 

@@ -213,18 +213,21 @@ def report_runs(
     """
     place = Path(folder)
     parts = {name: part for label, run in runs.items() for name, part in split_by_hyper(label, run).items()}
-    quantity = quantity or returns_of(parts.values())
-    rows = [row(name, part, quantity, (published or {}).get(name)) for name, part in parts.items()]
+    if quantity is None and any(set(RETURNS) & set(part.quantities()) for part in parts.values()):
+        quantity = returns_of(parts.values())
+    rows = [row(name, part, quantity, (published or {}).get(name)) for name, part in parts.items()] if quantity else []
     table = comparison_table([*rows, *reference_rows(references or {})])[0]
     many = any((entry.members or 0) > 1 for entry in rows)
     summary = "interquartile mean with 95% bootstrap interval over members" if many else "one member, hence no interval"
-    image = learning_curves(parts, place / "curves.png", quantity, references)
-    made = [
-        Section("Learning curves", f"{_title(quantity)}: {summary}.", [image]),
-        Section("Results", f"The last evaluation of every member: {summary}. Reference rows need no learning.", table=table),
-        *sections,
-    ]
-    finals = {entry.method: parts[entry.method].curve(quantity)[1][:, -1] for entry in rows if entry.final}
+    made = list(sections)
+    if quantity:  # phase 1 has a model but no policy, hence no return
+        image = learning_curves(parts, place / "curves.png", quantity, references)
+        made = [
+            Section("Learning curves", f"{_title(quantity)}: {summary}.", [image]),
+            Section("Results", f"The last evaluation of every member: {summary}. Reference rows need no learning.", table=table),
+            *sections,
+        ]
+    finals = {entry.method: parts[entry.method].curve(quantity)[1][:, -1] for entry in rows if quantity and entry.final}
     if 1 < len(finals) <= 6 and many:
         image = plots.comparison(compare(finals), place / "comparison.png")
         text = "Final return, and the probability that a member of one method beats a member of another, with 95% intervals."
@@ -245,7 +248,7 @@ def report_runs(
         folded = {name: run.info[name] for name in ("config", "hyper", "versions") if run.info.get(name)}
         made.append(Section(f"How it was made: {label}", command=str(run.info.get("command", "")), facts={**facts, **folded}))
     envs = ", ".join(dict.fromkeys(str(run.info.get("env", "unknown environment")) for run in runs.values()))
-    counts = list(dict.fromkeys(str(entry.members) for entry in rows))
+    counts = list(dict.fromkeys(str(run.info.get("members", 1)) for run in parts.values()))
     kind = "method" if len(parts) == len(runs) else "setting"
     who = f"{' / '.join(counts)} member{'s' * (counts != ['1'])}{' each' * (len(parts) > 1)}"
     lead = f"{len(parts)} {kind}{'s' * (len(parts) > 1)} on {envs}, {who}."

@@ -14,13 +14,16 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from causal_jax import history, statistics
-from causal_jax.algorithms import ALGORITHMS, algorithm_module, ppo
+from causal_jax import history, rollout, statistics
+from causal_jax.algorithms import ALGORITHMS, effect_model, ppo
+from causal_jax.causal import effects, inverse
 from causal_jax.cli import use_compilation_cache
-from causal_jax.runs import train_run
+from causal_jax.runs import load_run, train_run
 from causal_jax.settings import Settings, resolve
 
 RESULTS = Path(__file__).parent / "results"
@@ -51,7 +54,7 @@ class Options:
     steps: int = 0
     """Environment steps of a member; default 200000 (demo), 500000 (maze)."""
     effect_steps: int = 0
-    """Environment steps of phase 1; default 200000 (demo), 500000 (maze)."""
+    """Environment steps of phase 1; default: until its learning rates have decayed."""
     evaluations: int = 20
     """Evaluations spread over a run."""
     folder: str = "runs"
@@ -65,12 +68,12 @@ def slug(label: str) -> str:
     return label.lower().replace(", ", "-").replace(" ", "-")
 
 
-def train(options: Options, n: int, label: str, effects: str) -> Path:
+def train(options: Options, n: int, label: str, effects_run: str) -> Path:
     """One method on one maze; returns its run folder."""
     name, fields = METHODS[label]
     settings = Settings(
         algorithm=name, env=f"maze-n{n}", members=options.members, steps=options.steps, evaluations=options.evaluations,
-        eval_episodes=8, effects=effects, name=f"maze-n{n}-{slug(label)}", folder=options.folder,
+        eval_episodes=8, effects=effects_run, name=f"maze-n{n}-{slug(label)}", folder=options.folder,
     )  # fmt: skip
     config = ppo.Config(**{**PAPER, **ALGORITHMS[name].preset, **fields})
     return train_run(resolve(settings, config, ppo.Hyper(ent_coef=0.2)), resume=options.resume)
@@ -78,13 +81,52 @@ def train(options: Options, n: int, label: str, effects: str) -> Path:
 
 def fit_effects(options: Options, n: int) -> str:
     """Phase 1 on one maze, shared by all methods; returns the name of its run."""
-    module = algorithm_module("effects")
+    config = effect_model.thorough() if options.what == "maze" and n == 6 else effect_model.Config()
+    per_update = effect_model.steps_per_update(config)
+    steps = options.effect_steps or effect_model.default_steps(config)
+    config = dataclasses.replace(config, decay_steps=-(-steps // per_update))
     settings = Settings(
-        algorithm="effects", env=f"maze-n{n}", members=options.members, steps=options.effect_steps, name=f"maze-n{n}-effects",
-        folder=options.folder,
+        algorithm="effects", env=f"maze-n{n}", members=options.members, steps=steps, name=f"maze-n{n}-effects", folder=options.folder,
+        evaluations=4,
     )  # fmt: skip
-    train_run(resolve(settings, module.Config(), module.Hyper()), resume=options.resume)
+    train_run(resolve(settings, config), resume=options.resume)
     return settings.name
+
+
+def grouping(folder: Path, num_states: int = 2000) -> dict[str, Any]:
+    """How well the learned N-matrix agrees with the oracle's on states that the random policy visits, per member.
+
+    `action_accuracy` is the share of (state, action) whose group is exactly the oracle's set of actions; `diagonal_error` the mean
+    absolute error of the causal effect in nats against the oracle with the same floor; `kept` the share of
+    actions on which CEE's mask agrees.
+    """
+    loaded = load_run(folder)
+    run, model = loaded.resolved, effect_model.model(loaded.run.state)
+    space = run.env.action_space(run.env_params)
+
+    def visit(key: Any) -> Any:
+        def act(key: Any, obs: Any) -> Any:
+            return space.sample(key), {}
+
+        key_start, key = jax.random.split(key)
+        return rollout.unroll(key, run.env, run.env_params, act, rollout.start(key_start, run.env, run.env_params), num_states // 20)[1]
+
+    rows = jax.vmap(visit)(jax.random.split(jax.random.key(1), 20))
+    states = rows.obs.reshape(-1, rows.obs.shape[-1])
+
+    def compare(model: Any, obs: Any) -> Any:
+        learned = inverse.n_matrix(model, obs)
+        exact = effects.oracle_n_matrix(*run.env.successors(obs, run.env_params), floor=model.floor)
+        groups = [effects.group(effects.similarity(n), 0.5) for n in (learned, exact)]
+        kept = [effects.survivors(jnp.diagonal(n), g, 0.8) for n, g in zip((learned, exact), groups, strict=True)]
+        error = jnp.mean(jnp.abs(jnp.diagonal(learned) - jnp.diagonal(exact)))
+        return {**effects.agreement(*groups), "kept": jnp.mean(kept[0] == kept[1]), "diagonal_error": error}
+
+    def member(model: Any) -> Any:
+        return jax.tree.map(jnp.mean, jax.lax.map(lambda obs: compare(model, obs), states, batch_size=64))
+
+    scores = jax.jit(lambda models: jax.lax.map(member, models))(model)
+    return {name: {"mean": round(float(x.mean()), 4), "members": np.round(x, 4).tolist()} for name, x in jax.device_get(scores).items()}
 
 
 def needs_effects(label: str) -> bool:
@@ -122,9 +164,11 @@ def study(options: Options) -> None:
     path = RESULTS / "cee_maze.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() and options.resume else {}
     for n in options.n:
-        effects = fit_effects(options, n) if any(map(needs_effects, options.methods)) else ""
+        effects_run = fit_effects(options, n) if any(map(needs_effects, options.methods)) else ""
+        if effects_run:
+            results.setdefault(f"maze-n{n}", {})["grouping"] = grouping(Path(options.folder) / effects_run)
         for label in options.methods:
-            folder = train(options, n, label, effects if needs_effects(label) else "")
+            folder = train(options, n, label, effects_run if needs_effects(label) else "")
             results.setdefault(f"maze-n{n}", {})[label] = summary(folder)
             results["command"] = "python -m experiments.cee maze"
             path.write_text(json.dumps(results, indent=1) + "\n")
@@ -135,8 +179,8 @@ def demo(options: Options) -> None:
     from causal_jax.gallery import report
 
     for n in options.n:
-        effects = fit_effects(options, n)
-        folders = [train(options, n, label, effects if needs_effects(label) else "") for label in options.methods]
+        effects_run = fit_effects(options, n)
+        folders = [train(options, n, label, effects_run if needs_effects(label) else "") for label in options.methods]
         print(f"report: {report(folders, Path(options.folder) / f'maze-n{n}')}")
 
 
@@ -150,7 +194,6 @@ def main(options: Options) -> None:
         methods=options.methods or (("PPO", "NPM", "CEE") if small else tuple(METHODS)),
         members=options.members or (4 if small else 8),
         steps=steps,
-        effect_steps=options.effect_steps or (200_000 if small else 500_000),
     )
     (demo if small else study)(filled)
 

@@ -192,22 +192,18 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
             return None, jnp.zeros((), bool)
         return causal.fallback(kept_actions(key, policy, obs))
 
-    def distribution(policy: Policy, obs: Obs, allowed: jax.Array | None) -> Any:
+    def distribution(policy: Policy, obs: Obs, allowed: jax.Array | None, uniform: jax.Array | bool = False) -> Any:
         logits, log_std = actor_critic.apply(policy.network, normalized(policy, obs))[:2]
-        return head.build(logits, log_std, allowed)
+        return head.build(jnp.where(uniform, 0.0, logits), log_std, allowed)
 
     def sample(key: Key, policy: Policy, obs: Obs) -> tuple[Action, dict[str, Any]]:
         key_mask, key_action = jax.random.split(key) if drawn else (key, key)  # a mask that is not drawn leaves its key alone
         allowed, all_masked = mask(key_mask, policy, obs)
-        pi = distribution(policy, obs, allowed)
-        if not authors:
-            action, log_prob = pi.sample_and_log_prob(seed=key_action)
-        else:  # every logit is -1e10 where all are masked: a uniform draw whose log-probability float32 rounds to 0
-            uniform = head.build(jnp.zeros(head.num_outputs), jnp.zeros(head.num_log_std), None)
-            action = (
-                jnp.where(all_masked, uniform.sample(seed=key_action), pi.sample(seed=key_action)) if masked else pi.sample(seed=key_action)
-            )
-            log_prob = jnp.where(all_masked, 0.0, pi.log_prob(action))
+        # authors: every logit is -1e10 where all are masked: a uniform draw whose log-probability float32 rounds to 0
+        pi = distribution(policy, obs, allowed, uniform=authors & all_masked)
+        action, log_prob = pi.sample_and_log_prob(seed=key_action)
+        if authors:
+            log_prob = jnp.where(all_masked, 0.0, log_prob)
         extra = {"log_prob": log_prob, "all_masked": all_masked}
         return action, extra if allowed is None else {**extra, "allowed": allowed}
 

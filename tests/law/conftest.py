@@ -29,6 +29,11 @@ TINY = {
         "n_hidden": (8, 8), "num_frequencies": 1,
     },
 }  # fmt: skip
+SMALLER = {  # for a loop in the place of vmap; two of what gets keys, so that a shared key shows
+    "ppo": {"num_steps": 1, "num_epochs": 2, "num_minibatches": 1},
+    "template": {"num_steps": 1},
+    "effect_model": {"num_steps": 1, "warmup_steps": 1, "batch_size": 2},
+}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS, Config fields
     **{name: (name, {}) for name in ALGORITHMS},
     **{
@@ -76,15 +81,16 @@ def copy(tree: Any) -> Any:
 
 
 @functools.cache
-def build_case(name: str) -> Case:
+def build_case(name: str, smaller: bool = False) -> Case:
     """A case by its name."""
     entry, fields = CASES[name]
     module = algorithm_module(entry)
-    config = module.Config(**{**TINY[module.__name__.rpartition(".")[2]], **ALGORITHMS[entry].preset, **fields})
-    env, params = make("maze-n2", max_steps=5)
+    file = module.__name__.rpartition(".")[2]
+    config = module.Config(**{**TINY[file], **(SMALLER[file] if smaller else {}), **ALGORITHMS[entry].preset, **fields})
+    env, params = make("maze-n1" if smaller else "maze-n2", max_steps=5)
     task, axes = module.Task(params), None
     if getattr(module, "needs_effects", lambda config: False)(config):  # a random model masks as well as a fitted one
-        models = build_case("effects").run.state.effect
+        models = build_case("effects", smaller).run.state.effect
         task, axes = module.Task(params, models), module.Task(None, 0)
     algorithm = module.build(env, params, config)
     hyper, seeds, _ = training.grid(module.Hyper(), SEEDS)

@@ -15,8 +15,9 @@ RANKS = (  # a module may import modules of its own line and of the lines before
     {"spaces", "networks", "distributions", "returns", "losses", "optim", "normalize", "statistics"},
     {"replay", "rollout", "planning", "causal", "envs"},
     {"algorithms"},
-    {"training", "policy", "checkpoint", "logs", "mesh", "history", "plots", "plots_causal", "page"},
-    {"runs", "report", "gallery"},
+    {"training", "checkpoint", "logs", "mesh", "history", "plots", "plots_causal", "page"},
+    {"settings", "report"},
+    {"runs", "evaluation", "policy", "gallery", "gallery_maze"},
     {"cli"},
     {"__main__"},
 )
@@ -81,7 +82,7 @@ def test_every_rank_is_used() -> None:
     ("code", "absent"),
     [
         ("import causal_jax", "jax gymnax brax matplotlib wandb distrax orbax tensorflow_probability flax optax tyro rich scipy"),
-        ("from causal_jax import make, list_envs; make('maze-n6')", "gymnax brax matplotlib wandb distrax orbax flax.linen scipy.stats"),
+        ("from causal_jax import make, list_envs; make('maze-n6')", "gymnax brax matplotlib wandb distrax orbax tyro scipy.stats"),
         ("from causal_jax import train, fit, evaluate, ppo", "gymnax brax matplotlib wandb orbax tyro"),
         ("import causal_jax.runs, causal_jax.cli", "gymnax brax matplotlib wandb"),
     ],

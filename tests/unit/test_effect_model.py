@@ -90,8 +90,10 @@ def runs():
 
 def test_losses_fall_and_metrics_are_means(runs):
     metrics = runs[3][1]
-    for name in ("inverse_loss", "n_loss"):
-        assert (metrics[name][:, -1] < 0.7 * metrics[name][:, 0]).all(), name
+    assert (metrics["inverse_loss"][:, -1] < 0.7 * metrics["inverse_loss"][:, 0]).all()
+    # the N-network starts near its target (both know nothing), lags while the inverse model learns, then catches up
+    assert (metrics["n_loss"][:, -1] < 0.7 * metrics["n_loss"].max(1)).all()
+    assert (metrics["causal_effect"][:, -1] > metrics["causal_effect"][:, 0] + 0.5).all()
     assert ((metrics["inverse_accuracy"] > 0) & (metrics["inverse_accuracy"] <= 1)).all()
     np.testing.assert_allclose(metrics["lr_fraction"][:, 0], 1.0)
     assert (metrics["lr_fraction"][:, -1] < 0.03).all()

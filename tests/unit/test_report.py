@@ -21,9 +21,10 @@ def write_run(folder, returns, success=None, tail="", **info):
     """A run folder from returns [points][members]."""
     members = len(returns[0])
     facts = {
-        "name": folder.name, "algorithm": "cee", "env": "maze-n6", "config": {"unroll": 128}, "hyper": {"lr": [3e-4]}, "points": [{}] * members,
-        "seeds": list(range(members)), "members": members, "steps": 2000, "versions": {"jax": "0.9.2"}, "device": "cpu", "git": "abc123",
-        "command": "causal-jax train cee --env maze-n6", "seconds": {"compile": 4.4, "train": 61.0},
+        "name": folder.name, "algorithm": "cee", "env": "maze-n6", "config": {"unroll": 128}, "hyper": {"lr": [3e-4]},
+        "points": [{}] * members, "seeds": list(range(members)), "members": members, "steps": 2000, "versions": {"jax": "0.9.2"},
+        "device": "cpu", "git": "abc123", "command": "causal-jax train cee --env maze-n6",
+        "seconds": {"compile": 4.4, "train": 61.0},
     }  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({**facts, **info}))
