@@ -243,14 +243,21 @@ def _list(command: List) -> None:
         raise UserError(f"what = {command.what!r}: must be one of algorithms, envs, presets")
 
 
-def use_compilation_cache() -> None:
-    """Cache compiled programs across processes, under the user's cache folder unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+def configure() -> None:
+    """What a process that trains sets before jax starts: every core a device, compiled programs cached across processes.
+
+    The cache is under the user's cache folder unless JAX_COMPILATION_CACHE_DIR says otherwise.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns of every program it reads from the cache
     import jax
 
-    if not jax.config.values["jax_compilation_cache_dir"]:
+    from causal_jax.mesh import use_all_cores
+
+    use_all_cores()
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(base / "causal_jax" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def run(args: Sequence[str]) -> None:
@@ -259,11 +266,10 @@ def run(args: Sequence[str]) -> None:
     if not rest or rest[0] in ("-h", "--help"):
         print(__doc__)
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns of every program it reads from the cache
     name = rest.pop(0)
     if name not in COMMANDS:
         raise UserError(f"command = {name!r}: {suggest(name, list(COMMANDS))}")
-    use_compilation_cache()
+    configure()
     if name == "train":
         return _train(rest)
     commands = {"evaluate": (Evaluate, _evaluate), "report": (Report, _report), "play": (Play, _play), "export": (Export, _export)}

@@ -125,7 +125,8 @@ def _train(run: Resolved, folder: Path, say: Say) -> Path:
     write_json(folder / "run.json", about)
     task, task_axes = make_task(run, say)
     state = training.start(run.algorithm, run.seeds, run.hyper, task, task_axes)
-    state = mesh.shard_run(state, mesh.population_mesh(run.num_members, run.settings.devices))
+    devices = mesh.population_mesh(run.num_members, run.settings.devices)
+    state, task = mesh.shard_run(state, devices), mesh.shard_task(task, task_axes, devices)
     checkpoints = Checkpoints(folder / "ckpt")
     restored = checkpoints.restore(state, say=say)
     state = state if restored is None else restored

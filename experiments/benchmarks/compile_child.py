@@ -16,14 +16,14 @@ import jax  # noqa: E402
 
 from causal_jax import mesh, training  # noqa: E402
 from causal_jax.algorithms import ppo  # noqa: E402
-from causal_jax.cli import use_compilation_cache  # noqa: E402
+from causal_jax.cli import configure  # noqa: E402
 from causal_jax.envs import make  # noqa: E402
 from experiments.benchmarks.speed import CARTPOLE, Sizes  # noqa: E402
 
 
 def main() -> None:
     """Import, start the members, lower and compile."""
-    use_compilation_cache()
+    configure()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small sizes are cached too
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(sys.argv[1]).items()}
     sizes = Sizes(**given)
