@@ -100,9 +100,8 @@ def test_the_checks_can_fail() -> None:
     assert {"pure_callback"} < to_the_host(jax.jit(noisy).trace(jnp.ones(())).jaxpr.jaxpr)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_step_lowers_for_cpu_cuda_and_tpu(law: ModuleType, name: str) -> None:
-    case = law.build_case(name)
+@pytest.mark.parametrize("case", ALGORITHMS, indirect=True)
+def test_step_lowers_for_cpu_cuda_and_tpu(case: Any) -> None:
     key, hyper, task = case.member(0)
     state = jax.eval_shape(case.algorithm.init, key, hyper, task)
     exported = jax.export.export(jax.jit(case.algorithm.step), platforms=["cpu", "cuda", "tpu"])(key, state, hyper, task)
