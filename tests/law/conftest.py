@@ -93,6 +93,8 @@ def build_case(name: str, smaller: bool = False) -> Case:
         models = build_case("effects", smaller).run.state.effect
         task, axes = module.Task(params, models), module.Task(None, 0)
     algorithm = module.build(env, params, config)
+    if not smaller:  # traced once, whatever program it is part of
+        algorithm = algorithm._replace(init=jax.jit(algorithm.init), step=jax.jit(algorithm.step))
     hyper, seeds, _ = training.grid(module.Hyper(), SEEDS)
     first = dataclasses.fields(hyper)[0].name  # the members differ in their step size too
     hyper = hyper.replace(**{first: jnp.linspace(1e-3, 3e-3, len(SEEDS))})

@@ -31,11 +31,10 @@ def compilations() -> Iterator[list[str]]:
     _listeners.remove(listen)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_one_compilation_serves_every_chunk_and_evaluation_changes_nothing(law: ModuleType, compilations: list[str], name: str) -> None:
+@pytest.mark.parametrize("case", ALGORITHMS, indirect=True)
+def test_one_compilation_serves_every_chunk_and_evaluation_changes_nothing(law: ModuleType, case: Any, compilations: list[str]) -> None:
     """Six updates as 4 + 2 with evaluations, by a program of capacity 4, against six at once, unwatched, by one of capacity 6."""
-    case = law.build_case(name)
-    expected, metrics = law.reference(name)
+    expected, metrics = law.reference(case.name)
 
     def evaluate(key: jax.Array, state: Any, task: Any) -> rollout.Episode:
         return rollout.evaluate(key, case.env, task.env_params, lambda k, obs: case.algorithm.act(k, state, obs, False), 3)

@@ -1,7 +1,7 @@
 """Every learning algorithm finds the known answers of the probe environments: each probe fails for one kind of mistake.
 
-Checked once by mutation: a gamma off by 0.05 fails discount, truncation taken for termination or bootstrapped from the observation after
-the reset fails truncation, and no credit beyond one step fails credit.
+Checked once by mutation: a gamma off by 0.05 fails discount and truncation; truncation taken for termination, or bootstrapped from the
+observation after the reset, fails truncation.
 """
 
 from typing import Any
@@ -94,13 +94,14 @@ def test_factored() -> None:
 
 
 def test_hybrid() -> None:
-    learned = Learned("ppo", "probe-hybrid", num_updates=300, hyper={"ent_coef": 0.0})
+    """Actions are clipped, so a mean beyond a bound is not called back: z* = -0.75 may end at -1, for 0.4% of the reward of its branch."""
+    learned = Learned("ppo", "probe-hybrid", num_updates=300, hyper={"lr": 3e-3})
     owner = np.asarray([0, 1, 2, 2])
-    for v, _, (k, z), (right, target) in learned.answers():
+    for v, value, (k, z), (right, target) in learned.answers():
+        assert v == pytest.approx(value, abs=0.05)
         assert int(k) == right
-        np.testing.assert_allclose(z[owner == right], np.asarray(target)[owner == right], atol=0.25)
-        assert 0.85 < v < 1.05  # a normal around the right parameters always misses a little
-    assert learned.metrics["episode_return"][-20:].mean() > 0.9
+        np.testing.assert_allclose(z[owner == right], np.asarray(target)[owner == right], atol=0.3)
+    assert learned.metrics["episode_return"][-20:].mean() > 0.99  # the right choices with z = 0: 0.93
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "template"])

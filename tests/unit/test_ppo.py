@@ -47,7 +47,7 @@ def test_the_first_ratio_is_one_where_the_loss_is_masked(selection: str) -> None
 @pytest.mark.parametrize(("selection", "num_kept"), [("cee", 4), ("npm", 5)])
 def test_the_first_ratio_is_the_kept_mass_in_the_authors_mode(selection: str, num_kept: int) -> None:
     """Z(s), the unmasked policy's mass of the kept actions: a fresh policy is uniform up to its gain 0.01, so Z = kept / 8."""
-    state, metrics, config, env, params = first_update("probe-masked", selection=selection, n_values="oracle", mode="authors")
+    state, metrics, config, *_ = first_update("probe-masked", selection=selection, n_values="oracle", mode="authors")
     assert metrics["num_allowed"] == num_kept
     apply = networks.actor_critic((8,), config.hidden, 8, 0).apply
     kept = jnp.arange(8) < 4 if selection == "cee" else (jnp.arange(8) < 4) | (jnp.arange(8) == 7)
@@ -69,7 +69,7 @@ def test_the_authors_mode_acts_by_the_mask_and_learns_without_it() -> None:
 
 @functools.cache
 def all_masked(mode: str) -> Any:
-    """(metrics of the first update, shares of the sampled actions) of PPO all of whose actions are masked, the policy prefers action 0."""
+    """(metrics of the first update, shares of sampled actions): every action is masked, the policy prefers action 0."""
     env, params = make("probe-masked")
     algorithm = ppo.build(env, params, dataclasses.replace(ONE_BATCH, selection="cee-woc", n_values="oracle", mode=mode))
     hyper = ppo.Hyper(woc_threshold=0.99)  # no action has such a share: nothing is kept

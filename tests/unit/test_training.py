@@ -54,7 +54,7 @@ def test_grid_is_every_combination_times_the_seeds() -> None:
 
 @pytest.mark.parametrize(("hyper", "seeds"), [(Hyper(), []), (Hyper(rate=[]), [0])])
 def test_no_members(hyper: Hyper, seeds: list[int]) -> None:
-    with pytest.raises(UserError, match="^members = 0: must be at least 1$"):
+    with pytest.raises(UserError, match=r"^members = 0: must be at least 1$"):
         training.grid(hyper, seeds)
 
 
@@ -100,10 +100,8 @@ def test_fit_tells_its_callbacks() -> None:
     )  # fmt: skip
     assert [(c.t, c.run) for c in chunks] == [(0, 0), (2, 2), (4, 4), (5, 5)]
     assert [c.evaluation["total"].tolist() for c in chunks] == [[10, 10], [12, 12], [14, 14], [15, 15]]
-    assert [{k: v.shape for k, v in c.metrics.items()} for c in chunks] == [
-        {},
-        *(dict.fromkeys(("noise", "total"), (n, 2)) for n in (2, 2, 1)),
-    ]
+    shapes = [{name: x.shape for name, x in c.metrics.items()} for c in chunks]
+    assert shapes == [{}, *({"total": (num, 2), "noise": (num, 2)} for num in (2, 2, 1))]
     assert np.concatenate([c.metrics["total"][:, 0] for c in chunks[1:]]).tolist() == [11, 12, 13, 14, 15]
     assert len(compiled) == 1
     assert compiled[0].bytes > 0
