@@ -39,6 +39,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._damaged: set[tuple[str, int]] = set()
         self._managers = {"last": self._manager("last", 2), "best": self._manager("best", 1)}
 
     def _manager(self, kind: str, keep: int) -> ocp.CheckpointManager:
@@ -48,6 +49,9 @@ class Checkpoints:
     def save(self, run: Any, kind: str = "last", score: float | None = None) -> None:
         """Write `run` as checkpoint number run.t of `kind` ("last" or "best"), with the score that made it best."""
         step, manager = int(run.t), self._managers[kind]
+        if (kind, step) in self._damaged:
+            manager.delete(step)
+            self._damaged.remove((kind, step))
         if step in manager.all_steps():
             return
         about = {"leaves": describe(run), "score": score}
@@ -76,6 +80,7 @@ class Checkpoints:
                 if not foreign:
                     return self._read(manager, step, example)
             except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
+                self._damaged.add((kind, step))  # stays until a good one takes its place
                 say(f"checkpoint {self.folder / kind / str(step)}: cannot be read ({type(error).__name__}), trying the one before")
                 continue
             path, leaf = sorted(foreign)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -44,7 +45,8 @@ def shard_task(task: Any, task_axes: Any, mesh: Mesh) -> Any:
 def use_all_cores() -> None:
     """One device per CPU core, before jax starts: a population's small operations keep a core busy each, but not two.
 
-    Nothing where XLA_FLAGS or JAX_NUM_CPU_DEVICES say already how many, and nothing on accelerators.
+    Nothing where XLA_FLAGS or JAX_NUM_CPU_DEVICES say already how many, where jax has started, and on accelerators.
     """
     if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", "") and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+        with contextlib.suppress(RuntimeError):  # jax has started
+            jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)

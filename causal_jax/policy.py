@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from causal_jax.settings import read_about
 from causal_jax.types import Action, Key, Obs, State, UserError
 
 FORMAT, VERSION = "causal_jax policy", 1
@@ -101,6 +100,7 @@ def export_policy(run: Path | str, path: Path | str | None = None, member: int =
     Raises: UserError when the run, the checkpoint or the member does not exist.
     """
     from causal_jax import evaluation, runs, spaces  # the training code: not needed to load
+    from causal_jax.settings import read_about
 
     folder = Path(run)
     loaded = runs.load_run(folder, evaluation.check_checkpoint(checkpoint))
