@@ -99,11 +99,10 @@ def _parse(cls: Any, args: Sequence[str], prog: str, default: Any = None) -> Any
 
 
 def _one_line(box: str) -> str:
-    """The message inside tyro's box of errors, without its title, help texts and frame."""
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in box.splitlines()]
-    inside = [line.strip("│| ") for line in lines if line.startswith(("│", "|"))]
-    text = " ".join(" ".join(inside).split())
-    return re.split(r" ?(Argument helptext|For full helptext|[─-]{3})", text)[0]
+    """The message inside tyro's box of errors, without its title, help texts and frame (which is drawn in ASCII on plain terminals)."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip(" │|") for line in box.splitlines()]
+    inside = [line for line in lines if line.strip("─-╭╮╰╯ ")][1:]
+    return re.split(r" ?(?:Argument helptext|For full helptext)", " ".join(" ".join(inside).split()))[0]
 
 
 def _grid(hyper: type) -> type:
@@ -155,10 +154,7 @@ def _defaults(args: list[str]) -> tuple[Any, Any, Any] | None:
     if path is None:
         return None
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    try:
-        return load_settings(read_about(folder, Path(path).name if Path(path).suffix else "run.json"))
-    except (KeyError, TypeError) as error:
-        raise UserError(f"config = {path!r}: is not a run.json of this program ({error})") from None
+    return load_settings(read_about(folder, Path(path).name if Path(path).suffix else "run.json"))
 
 
 def _train(args: list[str]) -> None:
@@ -247,14 +243,21 @@ def _list(command: List) -> None:
         raise UserError(f"what = {command.what!r}: must be one of algorithms, envs, presets")
 
 
-def use_compilation_cache() -> None:
-    """Cache compiled programs across processes, under the user's cache folder unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+def configure() -> None:
+    """What a process that trains sets before jax starts: every core a device, compiled programs cached across processes.
+
+    The cache is under the user's cache folder unless JAX_COMPILATION_CACHE_DIR says otherwise.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns of every program it reads from the cache
     import jax
 
-    if not jax.config.values["jax_compilation_cache_dir"]:
+    from causal_jax.mesh import use_all_cores
+
+    use_all_cores()
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(base / "causal_jax" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def run(args: Sequence[str]) -> None:
@@ -263,11 +266,10 @@ def run(args: Sequence[str]) -> None:
     if not rest or rest[0] in ("-h", "--help"):
         print(__doc__)
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns of every program it reads from the cache
     name = rest.pop(0)
     if name not in COMMANDS:
         raise UserError(f"command = {name!r}: {suggest(name, list(COMMANDS))}")
-    use_compilation_cache()
+    configure()
     if name == "train":
         return _train(rest)
     commands = {"evaluate": (Evaluate, _evaluate), "report": (Report, _report), "play": (Play, _play), "export": (Export, _export)}

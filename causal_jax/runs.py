@@ -119,12 +119,14 @@ def train_run(run: Resolved, *, resume: bool = False, say: Say = print) -> Path:
 def _train(run: Resolved, folder: Path, say: Say) -> Path:
     steps_per_update = run.module.steps_per_update(run.config)
     about = describe(run)
-    if (folder / "run.json").exists():
-        about["chunk_updates"] = read_about(folder)["chunk_updates"]
+    if (folder / "run.json").exists():  # the run goes on in the chunks it began with, and its seconds add up
+        before = read_about(folder)
+        about |= {name: before[name] for name in ("chunk_updates", "seconds") if name in before}
     write_json(folder / "run.json", about)
     task, task_axes = make_task(run, say)
     state = training.start(run.algorithm, run.seeds, run.hyper, task, task_axes)
-    state = mesh.shard_run(state, mesh.population_mesh(run.num_members, run.settings.devices))
+    devices = mesh.population_mesh(run.num_members, run.settings.devices)
+    state, task = mesh.shard_run(state, devices), mesh.shard_task(task, task_axes, devices)
     checkpoints = Checkpoints(folder / "ckpt")
     restored = checkpoints.restore(state, say=say)
     state = state if restored is None else restored
@@ -139,7 +141,7 @@ def _train(run: Resolved, folder: Path, say: Say) -> Path:
     progress = Progress(folder.name, run.num_updates * steps_per_update, run.num_members, say)
     wandb = Wandb(about, folder, grouped="wandb-grouped" in run.settings.log, say=say) if run.settings.log else None
     best = checkpoints.best_score()
-    seconds = {"train": 0.0}
+    seconds = {"train": 0.0, **about.get("seconds", {})}
 
     def on_compiled(compiled: training.Compiled) -> None:
         seconds["compile"] = compiled.seconds

@@ -205,6 +205,9 @@ def load_settings(about: dict[str, Any]) -> tuple[Settings, Any, Any]:
     def tuples(values: dict[str, Any]) -> dict[str, Any]:
         return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
-    settings = Settings(**tuples(about["settings"]))
-    module = algorithm_module(settings.algorithm)
-    return settings, module.Config(**tuples(about["config"])), module.Hyper(**tuples(about["hyper"]))
+    try:
+        settings = Settings(**tuples(about["settings"]))
+        module = algorithm_module(settings.algorithm)
+        return settings, module.Config(**tuples(about["config"])), module.Hyper(**tuples(about["hyper"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"run.json: is not one of this program ({error})") from None

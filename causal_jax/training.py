@@ -144,12 +144,13 @@ def compile_run(
     began = time.perf_counter()
     num = jnp.zeros((), jnp.int32)
     shardings = (jax.tree.map(lambda x: x.sharding, run), None)
-    chunk = (
-        jax.jit(chunk_function(algorithm, capacity, task_axes), donate_argnums=0, out_shardings=shardings).lower(run, task, num).compile()
-    )
+    # LLVM's first level costs the CPU programs 1% of speed and saves a third of the compile time
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+    program = jax.jit(chunk_function(algorithm, capacity, task_axes), donate_argnums=0, out_shardings=shardings)
+    chunk = program.lower(run, task, num).compile(compiler_options=options)
     programs, evaluator = [chunk], None
     if evaluate is not None:
-        evaluator = jax.jit(evaluate_function(evaluate, task_axes)).lower(run, task).compile()
+        evaluator = jax.jit(evaluate_function(evaluate, task_axes)).lower(run, task).compile(compiler_options=options)
         programs.append(evaluator)
     seconds = time.perf_counter() - began
     return Compiled(chunk, evaluator, seconds, max(map(_bytes, programs)))

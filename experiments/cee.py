@@ -22,7 +22,7 @@ import tyro
 from causal_jax import history, rollout, statistics
 from causal_jax.algorithms import ALGORITHMS, effect_model, ppo
 from causal_jax.causal import effects, inverse
-from causal_jax.cli import use_compilation_cache
+from causal_jax.cli import configure
 from causal_jax.runs import load_run, train_run
 from causal_jax.settings import Settings, resolve
 
@@ -161,6 +161,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 def study(options: Options) -> None:
     """Every method on every maze; the results file is written after each run."""
+    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / "cee_maze.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() and options.resume else {}
     for n in options.n:
@@ -199,5 +200,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    use_compilation_cache()
+    configure()
     main(tyro.cli(Annotated[Options, tyro.conf.arg(name="")]))

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from causal_jax import distributions, losses, networks, normalize, optim, rollout, spaces
+from causal_jax import distributions, losses, networks, normalize, optim, replay, rollout, spaces
 from causal_jax.causal import effects as causal
 from causal_jax.causal import inverse
 from causal_jax.fields import option, validate
@@ -277,7 +277,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
             return (optax.apply_updates(network, updates), opt_state), metrics
 
         def epoch(carry: tuple[Params, Any], key: Key) -> tuple[tuple[Params, Any], Metrics]:
-            rows = jax.random.permutation(key, batch_size).reshape(config.num_minibatches, -1)
+            rows = replay.permutation(key, batch_size).reshape(config.num_minibatches, -1)
             return jax.lax.scan(minibatch, carry, rows)
 
         keys = jax.random.split(key_learn, config.num_epochs)

@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from causal_jax.fields import suggest
+from causal_jax.mesh import use_all_cores
 from causal_jax.types import UserError
 from experiments.benchmarks import measure
 from experiments.benchmarks.speed import BENCHMARKS, Sizes
@@ -49,6 +50,7 @@ def run(options: Options) -> Path:
 def main() -> None:
     """The command."""
     try:
+        use_all_cores()
         run(tyro.cli(Options, prog="python -m experiments.benchmarks"))
     except UserError as error:
         print(f"benchmarks: {error}", file=sys.stderr)

@@ -65,7 +65,7 @@ def test_bad_input_is_one_line(
 def test_config_of_another_program(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.json").write_text(json.dumps({"settings": {"algorithm": "ppo", "colour": 3}, "config": {}, "hyper": {}}))
-    assert "is not a run.json of this program" in run(capsys, "train", "--config", ".")
+    assert "run.json: is not one of this program" in run(capsys, "train", "--config", ".")
     (tmp_path / "run.json").write_text("{")
     assert "has no readable run.json" in run(capsys, "train", "--config", ".")
 

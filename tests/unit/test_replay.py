@@ -132,3 +132,15 @@ def test_errors() -> None:
     for length in (0, 6):
         with pytest.raises(UserError, match=rf"^length = {length}: must be 1 <= x <= 5, the capacity$"):
             replay.windows(buffer, KEY, 1, length)
+
+
+@pytest.mark.parametrize("num", [1, 2, 5, 2048, 2**16 + 1])
+def test_permutation_is_one(num: int) -> None:
+    np.testing.assert_array_equal(np.sort(replay.permutation(jax.random.key(0), num)), np.arange(num))
+
+
+def test_permutation_is_uniform() -> None:
+    """Every index is equally often at every place: 4000 orders of 4, each cell 1000 +- 4.5 standard deviations."""
+    orders = np.asarray(jax.vmap(lambda key: replay.permutation(key, 4))(jax.random.split(jax.random.key(1), 4000)))
+    counts = np.stack([np.bincount(orders[:, place], minlength=4) for place in range(4)])
+    assert np.abs(counts - 1000).max() < 4.5 * np.sqrt(4000 * 0.25 * 0.75)
