@@ -1,7 +1,7 @@
 """Collecting experience and measuring policies: `unroll` and `evaluate`, both written for one environment.
 
 `unroll` steps an auto-resetting environment and records `Transition`s whose `next_obs` is the observation before the reset.
-`evaluate` plays one episode in a fixed-length scan with an `alive` mask and never resets. The caller vmaps both over environments.
+`evaluate` plays one episode with an `alive` mask and never resets. The caller vmaps both over environments.
 """
 
 from __future__ import annotations
@@ -83,28 +83,36 @@ def episode_metrics(episodes: dict[str, jax.Array]) -> Metrics:
 
 
 def evaluate(key: Key, env: Env, params: Any, act: Callable[[Key, Obs], Action], max_steps: int) -> Episode:
-    """Play one episode to its end or for `max_steps`, whichever comes first; a scan of fixed length, dead steps count for nothing.
+    """Play one episode to its end or for `max_steps`, whichever comes first.
 
+    Under vmap all episodes run until the last one is over, and the steps of those that are count for nothing; a scan of `max_steps` would
+    give the same numbers, but once a policy is good most of its steps would be dead (measured on the maze: 500 against about 20).
     Args: act: (key, obs) -> action. The key is consumed. Returns: the sums of the episode (scalars).
     """
 
-    def body(carry: tuple[Any, ...], keys: Key) -> tuple[tuple[Any, ...], None]:
-        obs, env_state, alive, episode = carry
-        key_act, key_step = keys
-        obs, env_state, reward, terminated, info = env.step_env(key_step, env_state, act(key_act, obs), params)
+    class Carry(NamedTuple):
+        t: jax.Array
+        obs: Obs
+        env_state: Any
+        alive: jax.Array
+        episode: Episode
+
+    def body(carry: Carry) -> Carry:
+        key_act, key_step = keys[carry.t]
+        action = act(key_act, carry.obs)
+        obs, env_state, reward, terminated, info = env.step_env(key_step, carry.env_state, action, params)
         done = jnp.asarray(terminated, bool) | jnp.asarray(env.is_truncated(env_state, params), bool)
         episode = Episode(
-            episode.total + jnp.where(alive, jnp.asarray(reward, jnp.float32), 0.0),
-            episode.length + alive.astype(jnp.int32),
-            episode.success | (alive & _success(info)),
+            carry.episode.total + jnp.asarray(reward, jnp.float32), carry.episode.length + 1, carry.episode.success | _success(info)
         )
-        return (obs, env_state, alive & ~done, episode), None
+        return Carry(carry.t + 1, obs, env_state, carry.alive & ~done, episode)
 
     key_reset, key_steps = jax.random.split(key)
+    keys = jax.random.split(key_steps, (max_steps, 2))
     obs, env_state = env.reset_env(key_reset, params)
     episode = Episode(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-    carry, _ = jax.lax.scan(body, (obs, env_state, jnp.ones((), bool), episode), jax.random.split(key_steps, (max_steps, 2)))
-    return carry[3]
+    start = Carry(jnp.zeros((), jnp.int32), obs, env_state, jnp.ones((), bool), episode)
+    return jax.lax.while_loop(lambda carry: carry.alive & (carry.t < max_steps), body, start).episode
 
 
 def _success(info: dict[str, Any]) -> jax.Array:

@@ -145,7 +145,7 @@ def compile_run(
     num = jnp.zeros((), jnp.int32)
     shardings = (jax.tree.map(lambda x: x.sharding, run), None)
     # LLVM's first level costs the CPU programs 1% of speed and saves a third of the compile time
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+    options: dict[str, Any] = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
     program = jax.jit(chunk_function(algorithm, capacity, task_axes), donate_argnums=0, out_shardings=shardings)
     chunk = program.lower(run, task, num).compile(compiler_options=options)
     programs, evaluator = [chunk], None

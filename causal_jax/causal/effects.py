@@ -14,6 +14,8 @@ Everything is written for one state; the caller vmaps. The networks that estimat
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -69,23 +71,27 @@ def shares(effect: jax.Array, labels: jax.Array, temperature: jax.Array | float 
 
     Args: effect: [A] nats, the diagonal of N. labels: int [A]. temperature: scalar > 0. Returns: [A] in [0, 1].
     """
-    same = labels[:, None] == labels[None, :]
     scaled = effect / temperature
-    weight = jnp.exp(scaled - jnp.max(jnp.where(same, scaled[None, :], -jnp.inf), axis=1))
-    return weight / jnp.sum(jnp.where(same, weight[None, :], 0.0), axis=1)
+    weight = jnp.exp(scaled - _of_group(jax.ops.segment_max, scaled, labels))
+    return weight / _of_group(jax.ops.segment_sum, weight, labels)
+
+
+def _of_group(reduce: Callable[..., jax.Array], values: jax.Array, labels: jax.Array) -> jax.Array:
+    """A reduction over each group, given back to its members: [A] -> [A]. Linear in A, where comparing all pairs of labels is quadratic."""
+    return reduce(values, labels, num_segments=labels.shape[0])[labels]
 
 
 def _best_member(score: jax.Array, labels: jax.Array, eligible: jax.Array) -> jax.Array:
     """bool [A]: the eligible action with the highest score in its group; of equal ones the last."""
     index = jnp.arange(score.shape[0])
-    later = (score[None, :] == score[:, None]) & (index[None, :] > index[:, None])
-    beaten = (labels[:, None] == labels[None, :]) & eligible[None, :] & ((score[None, :] > score[:, None]) | later)
-    return eligible & ~jnp.any(beaten, axis=1)
+    score = jnp.where(eligible, score, -jnp.inf)
+    best = eligible & (score == _of_group(jax.ops.segment_max, score, labels))
+    return best & (index == _of_group(jax.ops.segment_max, jnp.where(best, index, -1), labels))
 
 
 def survivors(effect: jax.Array, labels: jax.Array, tau: jax.Array | float, temperature: jax.Array | float = 1.0) -> jax.Array:
     """CEE's candidates, bool [A]: actions alone in their group, and members whose share is at least tau (a tie at tau survives)."""
-    alone = jnp.sum(labels[:, None] == labels[None, :], axis=1) == 1
+    alone = _of_group(jax.ops.segment_sum, jnp.ones_like(labels), labels) == 1
     return alone | (shares(effect, labels, temperature) >= tau)
 
 
@@ -150,8 +156,9 @@ def oracle_n_matrix(next_obs: jax.Array, terminated: jax.Array | None = None, to
     Args: next_obs: [A, D]; terminated: bool [A] or None; tolerance: as in `same_successor`. Returns: [A, A] nats, diagonal log(A / k).
     """
     same = same_successor(next_obs, terminated, tolerance)
-    posterior = same / jnp.sum(same, axis=1, keepdims=True)
-    return jnp.log(posterior + floor) - jnp.log(1.0 / same.shape[0] + floor)
+    num_actions = same.shape[0]
+    alike = jnp.log(1.0 / jnp.sum(same, axis=1, keepdims=True) + floor)  # one logarithm a row
+    return jnp.where(same, alike, jnp.log(floor)) - jnp.log(1.0 / num_actions + floor)
 
 
 def unique(next_obs: jax.Array, terminated: jax.Array | None = None, tolerance: float = 1e-5) -> jax.Array:

@@ -76,6 +76,11 @@ def _inside(x: Any, y: Any, box: Any) -> Any:
     return (x >= box[0]) & (x <= box[2]) & (y >= box[1]) & (y <= box[3])
 
 
+def _free(x: Any, y: Any, params: MazeParams) -> Any:
+    """Is (x, y) in the unit square, borders included, and in no obstacle?"""
+    return _inside(x, y, (0.0, 0.0, 1.0, 1.0)) & ~_inside(x, y, params.obstacles[0]) & ~_inside(x, y, params.obstacles[1])
+
+
 def _draw(xp: Any, size: int, pos: Any, params: MazeParams, start: bool) -> Any:
     """The maze as uint8 [size, size, 3] with module `xp` (numpy or jax.numpy); y points up, the agent is a red disc."""
     centre = (xp.arange(size) + 0.5) / size
@@ -161,9 +166,18 @@ class Maze(Environment):
             raise UserError("image = True: successors needs the vector observation, image = False")
         pos = jnp.asarray(obs, jnp.float32)
         alive = (params.max_steps > 1) & ~_inside(pos[0], pos[1], params.goal)
-        move = jax.vmap(_move, (None, 0, None, None))
-        next_pos, _, inside = move(pos, params.motions * params.step_unit, alive, params)
-        return next_pos, inside
+        dx, dy = (params.motions * params.step_unit).T
+
+        # a loop over the sub-steps, where `_move` unrolls them: XLA would fuse them into every pair of actions that a caller compares
+        def substep(k: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            x, y, moving = carry
+            cx, cy = pos[0] + (k + 1) * dx, pos[1] + (k + 1) * dy
+            taken = moving & _free(cx, cy, params)
+            return jnp.where(taken, cx, x), jnp.where(taken, cy, y), taken & ~_inside(cx, cy, params.goal)
+
+        start = (jnp.broadcast_to(pos[0], dx.shape), jnp.broadcast_to(pos[1], dy.shape), jnp.broadcast_to(alive, dx.shape))
+        x, y, _ = jax.lax.fori_loop(0, NUM_SUBSTEPS, substep, start)
+        return jnp.stack([x, y], axis=1), _inside(x, y, params.goal)
 
     def render(self, state: MazeState, params: MazeParams, size: int = 200) -> np.ndarray:
         """A picture for the eye, on the host: uint8 [size, size, 3]; walls grey, goal green, start blue, agent red. Not jittable."""
@@ -177,10 +191,7 @@ def _move(pos: jax.Array, displacement: jax.Array, alive: jax.Array, params: Maz
     x, y, seen_x, seen_y, moving = x0, y0, x0, y0, alive
     for k in range(1, NUM_SUBSTEPS + 1):
         cx, cy = x0 + k * dx, y0 + k * dy
-        valid = (cx >= 0) & (cx <= 1) & (cy >= 0) & (cy <= 1)
-        for i in range(2):
-            valid &= ~_inside(cx, cy, params.obstacles[i])
-        taken = moving & valid
+        taken = moving & _free(cx, cy, params)
         reached = taken & _inside(cx, cy, params.goal)
         seen_x, seen_y = jnp.where(reached, x, jnp.where(taken, cx, seen_x)), jnp.where(reached, y, jnp.where(taken, cy, seen_y))
         x, y = jnp.where(taken, cx, x), jnp.where(taken, cy, y)
