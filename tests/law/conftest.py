@@ -98,6 +98,10 @@ def build_case(name: str, smaller: bool = False) -> Case:
     hyper, seeds, _ = training.grid(module.Hyper(), SEEDS)
     first = dataclasses.fields(hyper)[0].name  # the members differ in their step size too
     hyper = hyper.replace(**{first: jnp.linspace(1e-3, 3e-3, len(SEEDS))})
+    if smaller:  # only ever traced: its values do not matter
+        shapes = jax.eval_shape(lambda: training.start(algorithm, seeds, hyper, task, axes).state)
+        state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return Case(name, module, algorithm, env, task, axes, training.Run(None, state, hyper, None))
     return Case(name, module, algorithm, env, task, axes, training.start(algorithm, seeds, hyper, task, axes))
 
 

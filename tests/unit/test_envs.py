@@ -33,7 +33,7 @@ def trace_with_key_check(function):
         jax.jit(lambda key: function(key)).trace(jax.random.key(0))
 
 
-@pytest.mark.parametrize("name", [*CONTRACT, "brax:inverted_pendulum"])
+@pytest.mark.parametrize("name", dict.fromkeys([*CONTRACT, *list_envs(), "brax:inverted_pendulum"]))
 def test_no_key_is_used_twice(name):
     env, params = make(name, **CONTRACT.get(name, {}))
 
