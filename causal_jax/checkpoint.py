@@ -1,11 +1,14 @@
 """Checkpoints of a run, by orbax (the one file that imports it): `last` (the two newest) and `best`, atomic, no pickle.
 
 The whole pytree {root keys, state, hyper, t} is written, so a resumed run continues bit for bit. Beside it stands a description of its
-leaves: a checkpoint of another program is recognised before anything of it is read. A damaged one is passed over for the one before.
+leaves: a checkpoint of another program is recognised before anything of it is read. The files' checksums are written last, beside the
+checkpoint; one whose files have changed since is passed over for the one before.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,12 @@ def describe(tree: Any) -> dict[str, str]:
     return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
 
 
+def _checksums(folder: Path) -> dict[str, str]:
+    """{relative path: sha256} of every file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
 class Checkpoints:
     """The checkpoints under one folder. Saving blocks until the files are complete and renamed into place."""
 
@@ -56,6 +65,19 @@ class Checkpoints:
             return
         about = {"leaves": describe(run), "score": score}
         manager.save(step, args=ocp.args.Composite(run=ocp.args.StandardSave(_to_data(run)), about=ocp.args.JsonSave(about)))
+        self._sums(kind, step).write_text(json.dumps(_checksums(self.folder / kind / str(step))))
+        for stale in set(self.folder.glob(f"{kind}-*.json")) - {self._sums(kind, kept) for kept in manager.all_steps()}:
+            stale.unlink()
+
+    def _sums(self, kind: str, step: int) -> Path:
+        return self.folder / f"{kind}-{step}.json"
+
+    def _intact(self, kind: str, step: int) -> bool:
+        """Whether the files are those that were written; a stop between checkpoint and checksums leaves it to the reader."""
+        try:
+            return bool(json.loads(self._sums(kind, step).read_text()) == _checksums(self.folder / kind / str(step)))
+        except (OSError, ValueError):
+            return True
 
     def best_score(self) -> float:
         """The score of the best checkpoint, -inf when there is none."""
@@ -75,13 +97,16 @@ class Checkpoints:
         steps = sorted(manager.all_steps(), reverse=True)
         for step in steps:
             try:
+                if not self._intact(kind, step):
+                    raise OSError("its files have changed")
                 about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
                 foreign = set(about["leaves"].items()) ^ set(describe(example).items())
                 if not foreign:
                     return self._read(manager, step, example)
             except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
                 self._damaged.add((kind, step))  # stays until a good one takes its place
-                say(f"checkpoint {self.folder / kind / str(step)}: cannot be read ({type(error).__name__}), trying the one before")
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                say(f"checkpoint {self.folder / kind / str(step)}: cannot be read ({reason}), trying the one before")
                 continue
             path, leaf = sorted(foreign)[0]
             where = self.folder / kind / str(step)
