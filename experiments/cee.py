@@ -1,7 +1,8 @@
 """CEE (arXiv 2501.14543) on the maze: PPO, NPM, NPM-Random, CEE, CEE-WOC, the oracle and a control, on the same seeds.
 
     python -m experiments.cee demo    # what `make train` does: PPO, NPM and CEE on maze-n6, one report
-    python -m experiments.cee maze    # n = 4, 6, 8, every method, 8 members, 500k steps: experiments/results/cee_maze.json
+    python -m experiments.cee maze    # n = 4, 6, 8, every method, 8 members, 500k steps: experiments/results/cee_maze.json and curves
+    python -m experiments.cee table   # the table of those results as markdown
 
 Hyperparameters are those of the authors' phase 2 (stable-baselines3's defaults, entropy 0.2): 2048 steps per update, here from 16
 environments instead of one. The paper prints curves but no table for the maze; what it claims is the order CEE > NPM > PPO.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from causal_jax import history, rollout, statistics
+from causal_jax import gallery, history, report, rollout, statistics
 from causal_jax.algorithms import ALGORITHMS, effect_model, ppo
 from causal_jax.causal import effects, inverse
 from causal_jax.cli import configure
@@ -43,8 +45,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # label -> algorithm, Config
 class Options:
     """What to train, and how much."""
 
-    what: tyro.conf.Positional[Literal["demo", "maze"]]
-    """demo: three methods on one maze and their report; maze: the study."""
+    what: tyro.conf.Positional[Literal["demo", "maze", "table"]]
+    """demo: three methods on one maze and their report; maze: the study; table: its results as markdown."""
     n: tuple[int, ...] = ()
     """Actuators of the mazes; default 6 (demo), 4 6 8 (maze)."""
     methods: tuple[str, ...] = ()
@@ -68,12 +70,18 @@ def slug(label: str) -> str:
     return label.lower().replace(", ", "-").replace(" ", "-")
 
 
+def run_folder(options: Options, n: int, label: str) -> Path:
+    """Where a method's run on one maze goes."""
+    return Path(options.folder) / f"maze-n{n}-{slug(label)}"
+
+
 def train(options: Options, n: int, label: str, effects_run: str) -> Path:
     """One method on one maze; returns its run folder."""
     name, fields = METHODS[label]
     settings = Settings(
         algorithm=name, env=f"maze-n{n}", members=options.members, steps=options.steps, evaluations=options.evaluations,
-        eval_episodes=8, effects=effects_run, name=f"maze-n{n}-{slug(label)}", folder=options.folder,
+        eval_episodes=8, effects=effects_run, name=run_folder(options, n, label).name,
+        folder=options.folder,
     )  # fmt: skip
     config = ppo.Config(**{**PAPER, **ALGORITHMS[name].preset, **fields})
     return train_run(resolve(settings, config, ppo.Hyper(ent_coef=0.2)), resume=options.resume)
@@ -171,22 +179,47 @@ def study(options: Options) -> None:
         for label in options.methods:
             folder = train(options, n, label, effects_run if needs_effects(label) else "")
             results.setdefault(f"maze-n{n}", {})[label] = summary(folder)
+            results[f"maze-n{n}"]["budget"] = {"members": options.members, "steps": options.steps}
             results["command"] = "python -m experiments.cee maze"
             path.write_text(json.dumps(results, indent=1) + "\n")
+        runs = {label: history.load_run(run_folder(options, n, label)) for label in options.methods}
+        report.learning_curves(runs, RESULTS / f"cee_maze_n{n}.png")
+
+
+def table() -> str:
+    """The study's results as markdown, IQM [95% interval] over members; no published numbers exist for the maze."""
+    results = json.loads((RESULTS / "cee_maze.json").read_text())
+    lines = [
+        "| maze | method | final return | success | area under curve | steps to 90% success (median; members) | train s |",
+        "|" + "---|" * 7,
+    ]
+    for maze, methods in results.items():
+        for label in METHODS:
+            row = methods.get(label) if isinstance(methods, dict) else None
+            if row is None:
+                continue
+            first = sorted(math.inf if x is None else x for x in row["steps_to_90"])
+            median = first[(len(first) - 1) // 2]
+            cells = ["{:.1f} [{:.1f}, {:.1f}]".format(*row[name]) for name in ("final_return", "area_under_curve")]
+            success = "{:.0%} [{:.0%}, {:.0%}]".format(*row["final_success"])
+            reached = f"{'-' if math.isinf(median) else f'{median:,.0f}'} ({row['members_to_90']} of {len(first)})"
+            lines.append(f"| {maze} | {label} | {cells[0]} | {success} | {cells[1]} | {reached} | {row['seconds']['train']:.0f} |")
+    return "\n".join(lines)
 
 
 def demo(options: Options) -> None:
     """Three methods on one maze, and the report that compares them."""
-    from causal_jax.gallery import report
-
     for n in options.n:
         effects_run = fit_effects(options, n)
         folders = [train(options, n, label, effects_run if needs_effects(label) else "") for label in options.methods]
-        print(f"report: {report(folders, Path(options.folder) / f'maze-n{n}')}")
+        print(f"report: {gallery.report(folders, Path(options.folder) / f'maze-n{n}')}")
 
 
 def main(options: Options) -> None:
     """Fill in the defaults and run."""
+    if options.what == "table":
+        print(table())
+        return
     small = options.what == "demo"
     steps = options.steps or (200_000 if small else 500_000)
     filled = dataclasses.replace(
