@@ -13,6 +13,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -180,7 +182,7 @@ def study(options: Options) -> None:
             folder = train(options, n, label, effects_run if needs_effects(label) else "")
             results.setdefault(f"maze-n{n}", {})[label] = summary(folder)
             results[f"maze-n{n}"]["budget"] = {"members": options.members, "steps": options.steps}
-            results["command"] = "python -m experiments.cee maze"
+            results[f"maze-n{n}"]["command"] = shlex.join(["python", "-m", "experiments.cee", *sys.argv[1:]])
             path.write_text(json.dumps(results, indent=1) + "\n")
         runs = {label: history.load_run(run_folder(options, n, label)) for label in options.methods}
         report.learning_curves(runs, RESULTS / f"cee_maze_n{n}.png")
