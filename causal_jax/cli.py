@@ -1,4 +1,4 @@
-"""The command line: causal-jax train | evaluate | report | play | export | list. Bad input is one line on stderr and exit code 2.
+"""The command line: causal-jax train | sweep | evaluate | report | play | export | list. Bad input is one line on stderr and exit code 2.
 
 `train` takes Settings' fields and the algorithm's Config as options, its Hyper as --hyper.<name>; a list sweeps. Help texts are the
 dataclasses' docstrings. --preset and --config give other defaults (a file of experiments/presets, any run.json); options override them.
@@ -21,7 +21,7 @@ import tyro
 from causal_jax.fields import suggest
 from causal_jax.types import UserError
 
-COMMANDS = ("train", "evaluate", "report", "play", "export", "list")
+COMMANDS = ("train", "sweep", "evaluate", "report", "play", "export", "list")
 PRESETS = Path("experiments/presets")
 
 
@@ -75,6 +75,24 @@ class Export:
     """Which checkpoint: last or best."""
     out: Path | None = None
     """Folder of the policy; default: policy/member-<member> in the run folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Train every trial of a W&B sweep file here, without a server: trials that differ in Hyper or seed only are one program."""
+
+    file: tyro.conf.Positional[Path]
+    """The sweep file (YAML), see experiments/sweeps."""
+    name: str = ""
+    """Name of the sweep folder; empty: the file's."""
+    folder: str = "runs"
+    """Where sweep folders live."""
+    batch: int = 0
+    """Most trials in one program; 0: all of a shape, and rounds of 8 in a Bayesian search."""
+    seed: int = 0
+    """Seed of the search (random, bayes); the trials' own seeds are in the file."""
+    resume: bool = False
+    """Continue the sweep in the folder; start it where there is none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,11 +175,29 @@ def _defaults(args: list[str]) -> tuple[Any, Any, Any] | None:
     return load_settings(read_about(folder, Path(path).name if Path(path).suffix else "run.json"))
 
 
-def _train(args: list[str]) -> None:
-    from causal_jax.algorithms import ALGORITHMS, algorithm_module
-    from causal_jax.runs import train_run
-    from causal_jax.settings import Settings, resolve
+def _spread(args: Sequence[str]) -> list[str]:
+    """`--hidden=[64, 64]` as --hidden 64 64 and `--flag=True` as --flag: the way W&B's agent writes lists and switches."""
+    words: list[str] = []
+    for arg in args:
+        flag, _, value = arg.partition("=")
+        if flag.startswith("--") and value in ("True", "False"):
+            words.append(flag if value == "True" else f"--no-{flag[2:]}")
+        elif flag.startswith("--") and value.startswith("[") and value.endswith("]"):
+            words += [flag, *(word.strip().strip("'\"") for word in value[1:-1].split(",") if word.strip())]
+        else:
+            words.append(arg)
+    return words
 
+
+def parse_train(args: list[str]) -> Any:
+    """The words after `train`: an object with settings, config, hyper (of the algorithm's own types), resume and report.
+
+    Raises: UserError for bad input.
+    """
+    from causal_jax.algorithms import ALGORITHMS, algorithm_module
+    from causal_jax.settings import Settings
+
+    args = _spread(args)
     defaults = _defaults(args)
     if args and not args[0].startswith("-"):
         name = args.pop(0)
@@ -169,7 +205,8 @@ def _train(args: list[str]) -> None:
         name = defaults[0].algorithm
     elif args and args[0] in ("-h", "--help"):
         print("usage: causal-jax train ALGORITHM [options]; causal-jax train ALGORITHM --help lists them\n")
-        return _list(List("algorithms"))
+        _list(List("algorithms"))
+        sys.exit(0)
     else:
         raise UserError(f"algorithm: missing, must be one of {', '.join(ALGORITHMS)}")
     module = algorithm_module(name)
@@ -195,11 +232,34 @@ def _train(args: list[str]) -> None:
     command.__doc__ = f"{ALGORITHMS[name].about}. Also: --preset NAME, --config run.json."
     parsed = _parse(command, args, f"causal-jax train {name}")
     settings = dataclasses.replace(parsed.settings, algorithm=name)
-    folder = train_run(resolve(settings, parsed.config, module.Hyper(**vars(parsed.hyper))), resume=parsed.resume)
+    return dataclasses.replace(parsed, settings=settings, hyper=module.Hyper(**vars(parsed.hyper)))
+
+
+def _train(args: list[str]) -> None:
+    from causal_jax.runs import train_run
+    from causal_jax.settings import resolve
+
+    parsed = parse_train(args)
+    settings = parsed.settings
+    if not settings.name and os.environ.get("WANDB_SWEEP_ID"):  # W&B's agent starts many runs by one command
+        name = f"{settings.algorithm}-{settings.env.replace(':', '-')}-{os.environ.get('WANDB_RUN_ID', os.getpid())}"
+        settings = dataclasses.replace(settings, name=name)
+    folder = train_run(resolve(settings, parsed.config, parsed.hyper), resume=parsed.resume)
     if parsed.report:
         from causal_jax.gallery import report
 
         print(f"report: {report([folder])}")
+
+
+def _sweep(command: Sweep) -> None:
+    from causal_jax.sweep import run_sweep
+
+    def parse(words: list[str]) -> tuple[Any, Any, Any]:
+        parsed = parse_train(words)
+        return parsed.settings, parsed.config, parsed.hyper
+
+    options = {name: value for name, value in vars(command).items() if name != "file"}
+    run_sweep(command.file, parse, **options)
 
 
 def _evaluate(command: Evaluate) -> None:
@@ -273,7 +333,7 @@ def run(args: Sequence[str]) -> None:
     if name == "train":
         return _train(rest)
     commands = {"evaluate": (Evaluate, _evaluate), "report": (Report, _report), "play": (Play, _play), "export": (Export, _export)}
-    cls, do = {**commands, "list": (List, _list)}[name]
+    cls, do = {**commands, "sweep": (Sweep, _sweep), "list": (List, _list)}[name]
     do(_parse(cls, rest, f"causal-jax {name}"))  # type: ignore[operator]
 
 

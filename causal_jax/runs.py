@@ -79,7 +79,7 @@ def make_task(run: Resolved, say: Say = print) -> tuple[Any, Any]:
     loaded = load_run(folder)
     if loaded.resolved.settings.env != settings.env:
         raise UserError(f"effects = {str(folder)!r}: was fitted on {loaded.resolved.settings.env}, this run is on {settings.env}")
-    members = np.arange(run.num_members) % loaded.resolved.num_members
+    members = np.arange(run.num_members) % settings.members % loaded.resolved.num_members  # the same models for every point of a sweep
     model = jax.tree.map(lambda x: x[members], loaded.resolved.module.model(loaded.run.state))
     return module.Task(run.env_params, model), module.Task(None, 0)
 

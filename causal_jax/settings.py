@@ -42,6 +42,10 @@ class Settings:
     """Seeds per combination of swept values; every member trains in the same program."""
     seed: int = option(0, low=0)
     """Seed of the first member; the others count up."""
+    seeds: tuple[int, ...] = option((), low=0)
+    """Seed of every member, all points of swept values included; empty: they count up from seed, the same for every point."""
+    combine: str = option("product", choices=("product", "zip"))
+    """How swept values make points: product (every combination), or zip (the i-th values belong together)."""
     steps: int = option(500_000, low=1)
     """Environment steps of each member (rounded up to whole updates)."""
     evaluations: int = option(10, low=1)
@@ -135,7 +139,11 @@ def resolve(settings: Settings, config: Any = None, hyper: Any = None) -> Resolv
     env, env_params = make(settings.env, **parse_options(settings.env_options))
     algorithm = module.build(env, env_params, config)
     find_effects(settings)
-    population, seeds, points = training.grid(hyper, range(settings.seed, settings.seed + settings.members))
+    population, seeds, points = training.grid(hyper, range(settings.seed, settings.seed + settings.members), settings.combine)
+    if settings.seeds:
+        if len(settings.seeds) != len(seeds):
+            raise UserError(f"seeds = {len(settings.seeds)} seeds: must be {len(seeds)}, one for each member of every point")
+        seeds = list(settings.seeds)
     mesh.population_mesh(len(seeds), settings.devices)
     num_updates = -(-settings.steps // module.steps_per_update(config))
     chunk_updates = -(-num_updates // settings.evaluations)
@@ -192,9 +200,10 @@ def read_about(folder: Path, name: str = "run.json") -> dict[str, Any]:
 def check_resumable(run: Resolved, about: dict[str, Any]) -> None:
     """Raises: UserError naming the first field in which a run differs from the folder it should continue."""
     now = json.loads(json.dumps(describe(run)))
+    defaults = json.loads(json.dumps(dataclasses.asdict(Settings())))  # of settings that are younger than the run
     for part in ("settings", "config", "hyper"):
         for field, value in now[part].items():
-            before = about[part].get(field)
+            before = about[part].get(field, defaults.get(field) if part == "settings" else None)
             if value != before and not (part == "settings" and field in MAY_CHANGE):
                 raise UserError(f"{field} = {value}: the run in {run.folder} has {before}; resume with the same, or choose another --name")
 

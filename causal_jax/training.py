@@ -69,19 +69,28 @@ def train(key: Key, hyper: Hyper, task: Task, *, algorithm: Algorithm, num_updat
     return jax.lax.scan(body, algorithm.init(init, hyper, task), jnp.arange(num_updates))
 
 
-def grid(hyper: Hyper, seeds: Sequence[int]) -> tuple[Hyper, list[int], list[dict[str, float]]]:
-    """The members of a sweep: every combination of the swept values, times the seeds.
+def grid(hyper: Hyper, seeds: Sequence[int], combine: str = "product") -> tuple[Hyper, list[int], list[dict[str, float]]]:
+    """The members of a sweep: the points that the swept values make, times the seeds.
 
-    Args: hyper: a Hyper whose fields are floats or sequences of floats.
+    Args: hyper: a Hyper whose fields are floats or sequences of floats. combine: "product" takes every combination of them, "zip" the
+      i-th values together (fields of one value hold for all points).
     Returns: Hyper with float32 leaves [M]; the seed of each member; the swept values of each member by name.
+    Raises: UserError when there is no member, or fields to zip differ in length.
     """
     names = list(vars(hyper))
     values = [tuple(np.atleast_1d(getattr(hyper, name)).tolist()) for name in names]
     if not seeds or not all(values):
         raise UserError("members = 0: must be at least 1")
-    members = [(point, seed) for point in itertools.product(*values) for seed in seeds]
-    leaves = {name: jnp.asarray([point[i] for point, _ in members], jnp.float32) for i, name in enumerate(names)}
     swept = [i for i, v in enumerate(values) if len(v) > 1]
+    if combine == "zip":
+        count = max(map(len, values))
+        for i in swept:
+            if len(values[i]) != count:
+                raise UserError(f"hyper.{names[i]} = {len(values[i])} values: must be 1 or {count} values, as many as the longest (zip)")
+        values = [v * count if len(v) == 1 else v for v in values]
+    points: list[tuple[float, ...]] = list(zip(*values, strict=True) if combine == "zip" else itertools.product(*values))
+    members = [(point, seed) for point in points for seed in seeds]
+    leaves = {name: jnp.asarray([point[i] for point, _ in members], jnp.float32) for i, name in enumerate(names)}
     return (
         hyper.replace(**leaves),
         [seed for _, seed in members],

@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], dict[str, Any]]] = {
     "scale-envs": scaling.envs_curve,
     "scale-devices": scaling.devices_curve,
     "population": scaling.population,
+    "sweep": speed.sweep,
 }
 
 

@@ -62,6 +62,10 @@ class Sizes:
     """Environments of the scaling curve."""
     actuators: tuple[int, ...] = (4, 6, 8)
     """Mazes on which the mask's cost is measured."""
+    sweep_trials: int = 24
+    """Trials of the sweep, and as many command line runs beside it; each contestant is measured once."""
+    sweep_steps: int = 20_000
+    """Environment steps of each."""
 
     @property
     def config(self) -> ppo.Config:
@@ -298,3 +302,10 @@ def mask(sizes: Sizes) -> dict[str, Any]:
         first, *others = contestants
         ratios += [Ratio(f"{first} / {label.removeprefix(name)[1:]}", first, label) for label in others]
     return summary(rows, ratios)
+
+
+def sweep(sizes: Sizes) -> dict[str, Any]:
+    """A sweep of PPO on the maze as one program against the same trials as command line runs one after the other."""
+    from experiments.benchmarks import sweeps
+
+    return sweeps.against_runs(sizes.sweep_trials, sizes.sweep_steps)

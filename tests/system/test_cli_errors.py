@@ -49,6 +49,10 @@ CASES = [
     (["evaluate", "nowhere"], "causal-jax: run = 'nowhere': has no readable run.json"),
     (["report"], "runs: missing"),
     (["play", "nowhere"], "run = 'nowhere'"),
+    (["sweep", "nowhere.yaml"], "causal-jax: file = 'nowhere.yaml': cannot be read (No such file or directory)"),
+    (["sweep"], "causal-jax: sweep: "),
+    (["train", "ppo", "--seeds", "1", "2"], "causal-jax: seeds = 2 seeds: must be 4, one for each member of every point"),
+    (["train", "ppo", "--combine", "zip", "--hyper.lr", "1", "2", "--hyper.clip", "1", "2", "3"], "hyper.lr = 2 values: must be 1 or 3"),
     (["list", "things"], "causal-jax: what = 'things': must be one of algorithms, envs, presets"),
 ]
 
