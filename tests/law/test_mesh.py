@@ -21,7 +21,7 @@ for name in ("cee-oracle-definition", "effects"):
     case = law.build_case(name)
     runs, texts = [], []
     for devices in (1, 4):
-        run = mesh.shard_run(case.start(), mesh.population_mesh(4, devices))
+        run = mesh.shard_run(case.start(), mesh.make_mesh(4, f"pop={devices}"))
         program = training.compile_run(case.algorithm, run, case.task, 3).chunk
         runs.append(program(run, case.task, jnp.asarray(3, jnp.int32))[0])
         texts.append(program.as_text())
