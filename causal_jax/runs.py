@@ -229,7 +229,7 @@ def load_run(folder: Path, kind: str = "last", say: Say = print) -> Loaded:
     folder = Path(folder)
     settings, config, hyper = load_settings(read_about(folder))
     settings = dataclasses.replace(settings, folder=str(folder.parent), name=folder.name)
-    run = resolve(settings, config, hyper)
+    run = resolve(settings, config, hyper, train=False)
     task, axes = make_task(run, say)
     checkpoints = Checkpoints(folder / "ckpt")
     example = training.start(run.algorithm, run.seeds, run.hyper, task, axes)

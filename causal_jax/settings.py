@@ -119,8 +119,10 @@ def find_effects(settings: Settings) -> Path | None:
     raise UserError(f"effects = {settings.effects!r}: no such run, neither {places[0]} nor {places[1]} has a run.json")
 
 
-def resolve(settings: Settings, config: Any = None, hyper: Any = None) -> Resolved:
+def resolve(settings: Settings, config: Any = None, hyper: Any = None, *, train: bool = True) -> Resolved:
     """Check everything and build the algorithm. config, hyper: the algorithm's (None: its defaults); hyper's fields may be sequences.
+
+    train: whether it will be trained here; else the mesh, maybe one of another machine, is not checked.
 
     Raises: UserError, one line, for the first thing that is wrong.
     """
@@ -136,7 +138,8 @@ def resolve(settings: Settings, config: Any = None, hyper: Any = None) -> Resolv
     algorithm = module.build(env, env_params, config)
     find_effects(settings)
     population, seeds, points = training.grid(hyper, range(settings.seed, settings.seed + settings.members))
-    mesh.make_mesh(len(seeds), settings.mesh, mesh.batch_sizes(module, config))
+    if train:
+        mesh.make_mesh(len(seeds), settings.mesh, mesh.batch_sizes(module, config))
     num_updates = -(-settings.steps // module.steps_per_update(config))
     chunk_updates = -(-num_updates // settings.evaluations)
     return Resolved(settings, config, swept, population, seeds, points, env, env_params, module, algorithm, num_updates, chunk_updates)
