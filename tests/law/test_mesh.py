@@ -55,11 +55,10 @@ for name in sys.argv[2:]:
         scale = max(1.0, float(np.nanmax(np.abs(curve[metric]), initial=0.0)))
         np.testing.assert_allclose(x, curve[metric], rtol=1e-4, atol=1e-4 * scale, err_msg=metric)
     # started on the mesh: the same members
-    hyper, seeds, _ = training.grid(case.module.Hyper(), law.SEEDS)
     placed = mesh.make_mesh(4, "pop=4")
     task = mesh.shard_task(case.task, case.task_axes, placed)
-    started = training.start(case.algorithm, seeds, hyper, task, case.task_axes, placed)
-    law.assert_close(started._replace(hyper=case.run.hyper), case.run)
+    started = training.start(case.algorithm, law.SEEDS, case.run.hyper, task, case.task_axes, placed)
+    law.assert_close(started, case.run)
     assert jax.tree.leaves(started.state)[0].sharding == leaf.sharding
 print(json.dumps(results))
 """
