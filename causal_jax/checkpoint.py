@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from causal_jax import hosts
 from causal_jax.types import UserError
 
 Say = Callable[[str], None]
@@ -65,6 +66,8 @@ class Checkpoints:
             return
         about = {"leaves": describe(run), "score": score}
         manager.save(step, args=ocp.args.Composite(run=ocp.args.StandardSave(_to_data(run)), about=ocp.args.JsonSave(about)))
+        if not hosts.first():
+            return
         self._sums(kind, step).write_text(json.dumps(_checksums(self.folder / kind / str(step))))
         for stale in set(self.folder.glob(f"{kind}-*.json")) - {self._sums(kind, kept) for kept in manager.all_steps()}:
             stale.unlink()
@@ -74,6 +77,9 @@ class Checkpoints:
 
     def _intact(self, kind: str, step: int) -> bool:
         """Whether the files are those that were written; a stop between checkpoint and checksums leaves it to the reader."""
+        return bool(hosts.once(lambda: self._check(kind, step)))
+
+    def _check(self, kind: str, step: int) -> bool:
         try:
             return bool(json.loads(self._sums(kind, step).read_text()) == _checksums(self.folder / kind / str(step)))
         except (OSError, ValueError):

@@ -12,6 +12,7 @@ import io
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -194,6 +195,7 @@ def parse_train(args: list[str]) -> Any:
 
     Raises: UserError for bad input.
     """
+    from causal_jax import hosts
     from causal_jax.algorithms import ALGORITHMS, algorithm_module
     from causal_jax.settings import Settings
 
@@ -224,6 +226,7 @@ def parse_train(args: list[str]) -> Any:
             ("settings", Annotated[Settings, tyro.conf.arg(name="")], settings),
             ("config", Annotated[module.Config, tyro.conf.arg(name="")], config),
             ("hyper", grid, grid(**sequences)),
+            ("hosts", Annotated[hosts.Hosts, tyro.conf.arg(name="")], hosts.Hosts()),
             ("resume", Annotated[bool, tyro.conf.arg(help="Continue the run in the folder; start it where there is none.")], False),
             ("report", Annotated[bool, tyro.conf.arg(help="Write report.html when training is done.")], True),
         ],
@@ -236,16 +239,22 @@ def parse_train(args: list[str]) -> Any:
 
 
 def _train(args: list[str]) -> None:
+    from causal_jax import hosts
     from causal_jax.runs import train_run
     from causal_jax.settings import resolve
 
     parsed = parse_train(args)
+    hosts.start(parsed.hosts)
     settings = parsed.settings
     if not settings.name and os.environ.get("WANDB_SWEEP_ID"):  # W&B's agent starts many runs by one command
         name = f"{settings.algorithm}-{settings.env.replace(':', '-')}-{os.environ.get('WANDB_RUN_ID', os.getpid())}"
         settings = dataclasses.replace(settings, name=name)
     folder = train_run(resolve(settings, parsed.config, parsed.hyper), resume=parsed.resume)
-    if parsed.report:
+    if parsed.hosts.distributed:  # a report is made by one process
+        if hosts.first():
+            print(f"report: causal-jax report {folder}")
+        hosts.leave(0)
+    elif parsed.report:
         from causal_jax.gallery import report
 
         print(f"report: {report([folder])}")
@@ -343,13 +352,36 @@ def main(args: Sequence[str] | None = None) -> None:
         run(sys.argv[1:] if args is None else args)
     except UserError as error:
         print(f"causal-jax: {error}", file=sys.stderr)
-        sys.exit(2)
+        _exit(2)
     except OSError as error:
         print(f"causal-jax: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
+        _exit(2)
     except KeyboardInterrupt:
         print("causal-jax: stopped; continue with --resume", file=sys.stderr)
-        sys.exit(130)
+        _exit(130)
+    except Exception as error:
+        _distributed_error(error)
+        raise
+
+
+def _exit(code: int) -> None:
+    if "jax" in sys.modules:
+        from causal_jax import hosts
+
+        hosts.leave(code)
+    sys.exit(code)
+
+
+def _distributed_error(error: Exception) -> None:
+    """End this process of a distributed run so that the others notice. Nothing for a single process."""
+    from causal_jax import hosts, stderr
+
+    if hosts.peer_lost(error):
+        print(stderr.LOST, file=sys.stderr)
+        hosts.leave(1)
+    if hosts.active():
+        traceback.print_exc()
+        hosts.leave(1)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ import dataclasses
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from causal_jax import mesh, rollout, training
+from causal_jax import hosts, mesh, rollout, training
 from causal_jax.algorithms import algorithm_module
 from causal_jax.checkpoint import Checkpoints
 from causal_jax.logs import Jsonl, Progress, Wandb
@@ -73,14 +73,14 @@ def make_task(run: Resolved, say: Say = print) -> tuple[Any, Any]:
         config = dataclasses.replace(config, decay_steps=-(-steps // phase1_module.steps_per_update(config)))
         phase1 = Settings(
             algorithm="effects", env=settings.env, env_options=settings.env_options, members=settings.members, seed=settings.seed,
-            steps=steps, name="effects", folder=str(run.folder), devices=settings.devices,
+            steps=steps, name="effects", folder=str(run.folder), mesh=settings.mesh,
         )  # fmt: skip
         folder = train_run(resolve(phase1, config), resume=True, say=say)
     loaded = load_run(folder)
     if loaded.resolved.settings.env != settings.env:
         raise UserError(f"effects = {str(folder)!r}: was fitted on {loaded.resolved.settings.env}, this run is on {settings.env}")
     members = np.arange(run.num_members) % settings.members % loaded.resolved.num_members  # the same models for every point of a sweep
-    model = jax.tree.map(lambda x: x[members], loaded.resolved.module.model(loaded.run.state))
+    model = jax.tree.map(lambda x: x[members], mesh.fetch(loaded.resolved.module.model(loaded.run.state)))
     return module.Task(run.env_params, model), module.Task(None, 0)
 
 
@@ -108,25 +108,42 @@ def train_run(run: Resolved, *, resume: bool = False, say: Say = print) -> Path:
     Raises: UserError when the folder holds another run, is in use, or its checkpoints cannot be read.
     """
     folder = run.folder
-    if (folder / "run.json").exists():
-        if not resume:
-            raise UserError(f"name = {folder.name!r}: {folder} exists; continue it with --resume, or choose another --name")
-        check_resumable(run, read_about(folder))
-    with locked(folder):
+    if not hosts.first():
+        say = _say_nothing
+
+    def check() -> None:
+        if (folder / "run.json").exists():
+            if not resume:
+                raise UserError(f"name = {folder.name!r}: {folder} exists; continue it with --resume, or choose another --name")
+            check_resumable(run, read_about(folder))
+
+    hosts.once(check)
+    with ExitStack() as held:
+        hosts.once(lambda: held.enter_context(locked(folder)))
         return _train(run, folder, say)
+
+
+def _say_nothing(line: str) -> None:
+    """The voice of every process but the first."""
+
+
+def _begin(run: Resolved, folder: Path) -> dict[str, Any]:
+    """Write run.json, and what it holds: a resumed run goes on in the chunks it began with, and its seconds add up."""
+    about = describe(run)
+    if (folder / "run.json").exists():
+        before = read_about(folder)
+        about |= {name: before[name] for name in ("chunk_updates", "seconds") if name in before}
+    write_json(folder / "run.json", about)
+    return about
 
 
 def _train(run: Resolved, folder: Path, say: Say) -> Path:
     steps_per_update = run.module.steps_per_update(run.config)
-    about = describe(run)
-    if (folder / "run.json").exists():  # the run goes on in the chunks it began with, and its seconds add up
-        before = read_about(folder)
-        about |= {name: before[name] for name in ("chunk_updates", "seconds") if name in before}
-    write_json(folder / "run.json", about)
+    about = hosts.once(lambda: _begin(run, folder))
     task, task_axes = make_task(run, say)
-    state = training.start(run.algorithm, run.seeds, run.hyper, task, task_axes)
-    devices = mesh.population_mesh(run.num_members, run.settings.devices)
-    state, task = mesh.shard_run(state, devices), mesh.shard_task(task, task_axes, devices)
+    devices = mesh.make_mesh(run.num_members, run.settings.mesh, mesh.batch_sizes(run.module, run.config))
+    state = training.start(run.algorithm, run.seeds, run.hyper, task, task_axes, devices)
+    task = mesh.shard_task(task, task_axes, devices)
     checkpoints = Checkpoints(folder / "ckpt")
     restored = checkpoints.restore(state, say=say)
     state = state if restored is None else restored
@@ -137,9 +154,10 @@ def _train(run: Resolved, folder: Path, say: Say) -> Path:
         return folder
     if t:
         say(f"{folder}: resumed at {t * steps_per_update:,} steps per member")
-    results = Jsonl(folder / "results.jsonl", t)
-    progress = Progress(folder.name, run.num_updates * steps_per_update, run.num_members, say)
-    wandb = Wandb(about, folder, grouped="wandb-grouped" in run.settings.log, say=say) if run.settings.log else None
+    first = hosts.first()
+    results = Jsonl(folder / "results.jsonl", t) if first else None
+    progress = Progress(folder.name, run.num_updates * steps_per_update, run.num_members, say) if first else None
+    wandb = Wandb(about, folder, grouped="wandb-grouped" in run.settings.log, say=say) if first and run.settings.log else None
     best = checkpoints.best_score()
     seconds = {"train": 0.0, **about.get("seconds", {})}
 
@@ -153,7 +171,8 @@ def _train(run: Resolved, folder: Path, say: Say) -> Path:
         updates = max((len(x) for x in chunk.metrics.values()), default=0)
         means = {name: _mean(x) for name, x in chunk.metrics.items()}
         row = {"t": chunk.t, "steps": chunk.t * steps_per_update, "seconds": seconds["train"], "metrics": means, "eval": chunk.evaluation}
-        results.write(row)
+        if results is not None:
+            results.write(row)
         score = _score(chunk, means)
         if chunk.t and score > best:
             best = score
@@ -161,7 +180,8 @@ def _train(run: Resolved, folder: Path, say: Say) -> Path:
         if chunk.t:
             checkpoints.save(chunk.run, "last")
         rate = updates * steps_per_update * run.num_members / chunk.seconds if chunk.seconds else 0.0
-        progress.write(row["steps"], rate, score)
+        if progress is not None:
+            progress.write(row["steps"], rate, score)
         if wandb is not None:
             wandb.write(row)
 
@@ -171,12 +191,10 @@ def _train(run: Resolved, folder: Path, say: Say) -> Path:
             task_axes=task_axes, on_compiled=on_compiled, on_chunk=on_chunk,
         )  # fmt: skip
     finally:
-        progress.close()
-        results.close()
-        checkpoints.close()
-        if wandb is not None:
-            wandb.close()
-    write_json(folder / "run.json", {**about, "seconds": seconds})
+        for part in (progress, results, checkpoints, wandb):
+            if part is not None:
+                part.close()
+    hosts.once(lambda: write_json(folder / "run.json", {**about, "seconds": seconds}))
     return folder
 
 
@@ -211,10 +229,11 @@ def load_run(folder: Path, kind: str = "last", say: Say = print) -> Loaded:
     folder = Path(folder)
     settings, config, hyper = load_settings(read_about(folder))
     settings = dataclasses.replace(settings, folder=str(folder.parent), name=folder.name)
-    run = resolve(settings, config, hyper)
+    run = resolve(settings, config, hyper, train=False)
     task, axes = make_task(run, say)
     checkpoints = Checkpoints(folder / "ckpt")
-    restored = checkpoints.restore(training.start(run.algorithm, run.seeds, run.hyper, task, axes), kind, say)
+    example = training.start(run.algorithm, run.seeds, run.hyper, task, axes)
+    restored = checkpoints.restore(example if jax.process_count() == 1 else mesh.everywhere(example), kind, say)
     checkpoints.close()
     if restored is None:
         raise UserError(f"run = {str(folder)!r}: has no checkpoint yet")

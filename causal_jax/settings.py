@@ -62,13 +62,13 @@ class Settings:
     """Name of the run folder; empty: <algorithm>-<env>."""
     folder: str = "runs"
     """Where run folders live."""
-    devices: int = option(0, low=0)
-    """Devices to shard the members over; 0: as many as divide them."""
+    mesh: str = ""
+    """Devices, e.g. pop=4,data=2: members lie along pop, environments and minibatches along data; empty: as many as divide the members."""
     log: tuple[str, ...] = option((), choices=("wandb", "wandb-grouped"))
     """Loggers beside the console and results.jsonl: wandb (one run a member) or wandb-grouped (one run of means)."""
 
 
-MAY_CHANGE = ("steps", "devices", "log", "folder", "name", "effects")  # what a resumed run need not repeat
+MAY_CHANGE = ("steps", "mesh", "log", "folder", "name", "effects")  # what a resumed run need not repeat
 
 
 class Resolved(NamedTuple):
@@ -123,8 +123,10 @@ def find_effects(settings: Settings) -> Path | None:
     raise UserError(f"effects = {settings.effects!r}: no such run, neither {places[0]} nor {places[1]} has a run.json")
 
 
-def resolve(settings: Settings, config: Any = None, hyper: Any = None) -> Resolved:
+def resolve(settings: Settings, config: Any = None, hyper: Any = None, *, train: bool = True) -> Resolved:
     """Check everything and build the algorithm. config, hyper: the algorithm's (None: its defaults); hyper's fields may be sequences.
+
+    train: whether it will be trained here; else the mesh, maybe one of another machine, is not checked.
 
     Raises: UserError, one line, for the first thing that is wrong.
     """
@@ -144,7 +146,8 @@ def resolve(settings: Settings, config: Any = None, hyper: Any = None) -> Resolv
         if len(settings.seeds) != len(seeds):
             raise UserError(f"seeds = {len(settings.seeds)} seeds: must be {len(seeds)}, one for each member of every point")
         seeds = list(settings.seeds)
-    mesh.population_mesh(len(seeds), settings.devices)
+    if train:
+        mesh.make_mesh(len(seeds), settings.mesh, mesh.batch_sizes(module, config))
     num_updates = -(-settings.steps // module.steps_per_update(config))
     chunk_updates = -(-num_updates // settings.evaluations)
     return Resolved(settings, config, swept, population, seeds, points, env, env_params, module, algorithm, num_updates, chunk_updates)
@@ -215,7 +218,8 @@ def load_settings(about: dict[str, Any]) -> tuple[Settings, Any, Any]:
         return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
     try:
-        settings = Settings(**tuples(about["settings"]))
+        known = {name: value for name, value in about["settings"].items() if name != "devices"}  # written before there was `mesh`
+        settings = Settings(**tuples(known))
         module = algorithm_module(settings.algorithm)
         return settings, module.Config(**tuples(about["config"])), module.Hyper(**tuples(about["hyper"]))
     except (KeyError, TypeError, AttributeError) as error:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from causal_jax import mesh as meshes
 from causal_jax.types import Algorithm, Hyper, Key, Metrics, State, Task, UserError
 
 Evaluate = Callable[[Key, State, Task], Any]
@@ -98,18 +99,32 @@ def grid(hyper: Hyper, seeds: Sequence[int], combine: str = "product") -> tuple[
     )
 
 
-def start(algorithm: Algorithm, seeds: Sequence[int], hyper: Hyper, task: Task, task_axes: Any = None) -> Run:
-    """A fresh population: member m's root key is jax.random.key(seeds[m]); hyper's leaves are [M]; task_axes as vmap's in_axes."""
+def start(
+    algorithm: Algorithm, seeds: Sequence[int], hyper: Hyper, task: Task, task_axes: Any = None, mesh: jax.sharding.Mesh | None = None
+) -> Run:
+    """A fresh population: member m's root key is jax.random.key(seeds[m]); hyper's leaves are [M]; task_axes as vmap's in_axes.
+
+    mesh: where it is placed (mesh.make_mesh), every device making its own members; None: on one device.
+    """
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+    run = Run(keys, None, hyper, jnp.zeros((), jnp.int32))
 
     def one(key: Key, hyper: Hyper, task: Task) -> State:
         return algorithm.init(streams(key)[0], hyper, task)
 
-    state = jax.jit(jax.vmap(one, (0, 0, task_axes)))(keys, hyper, task)
-    return Run(keys, state, hyper, jnp.zeros((), jnp.int32))
+    population = jax.vmap(one, (0, 0, task_axes))
+    if mesh is None:
+        return run._replace(state=jax.jit(population)(keys, hyper, task))
+    run, task = meshes.shard_run(run, mesh), meshes.shard_task(task, task_axes, mesh)
+    with meshes.ambient(mesh):
+        shapes = run._replace(state=jax.eval_shape(population, run.key, run.hyper, task))
+        program = meshes.over_members(population, meshes.mesh_of(run), (0, 0, task_axes), 0)
+        return run._replace(state=jax.jit(program, out_shardings=meshes.shardings(shapes, mesh).state)(run.key, run.hyper, task))
 
 
-def chunk_function(algorithm: Algorithm, capacity: int, task_axes: Any = None) -> Callable[[Run, Task, jax.Array], tuple[Run, Metrics]]:
+def chunk_function(
+    algorithm: Algorithm, capacity: int, task_axes: Any = None, mesh: jax.sharding.Mesh | None = None
+) -> Callable[[Run, Task, jax.Array], tuple[Run, Metrics]]:
     """The program of a run: (run, task, num <= capacity) -> run after `num` more updates, metrics with leaves [capacity, M]."""
 
     def one(key: Key, state: State, hyper: Hyper, t: jax.Array, task: Task, num: jax.Array) -> tuple[State, Metrics]:
@@ -127,7 +142,8 @@ def chunk_function(algorithm: Algorithm, capacity: int, task_axes: Any = None) -
         rows = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
         return jax.lax.fori_loop(0, num, body, (state, rows))
 
-    population = jax.vmap(one, (0, 0, 0, None, task_axes, None), (0, 1))
+    axes = (0, 0, 0, None, task_axes, None)
+    population = meshes.over_members(jax.vmap(one, axes, (0, 1)), mesh, axes, (0, 1))
 
     def chunk(run: Run, task: Task, num: jax.Array) -> tuple[Run, Metrics]:
         state, metrics = population(run.key, run.state, run.hyper, run.t, task, num)
@@ -136,13 +152,14 @@ def chunk_function(algorithm: Algorithm, capacity: int, task_axes: Any = None) -
     return chunk
 
 
-def evaluate_function(evaluate: Evaluate, task_axes: Any = None) -> Callable[[Run, Task], Any]:
+def evaluate_function(evaluate: Evaluate, task_axes: Any = None, mesh: jax.sharding.Mesh | None = None) -> Callable[[Run, Task], Any]:
     """The evaluation of every member with its own stream: (run, task) -> pytree with leaves [M, ...]."""
 
     def one(key: Key, state: State, t: jax.Array, task: Task) -> Any:
         return evaluate(jax.random.fold_in(streams(key)[2], t), state, task)
 
-    population = jax.vmap(one, (0, 0, None, task_axes))
+    axes = (0, 0, None, task_axes)
+    population = meshes.over_members(jax.vmap(one, axes), mesh, axes, 0)
     return lambda run, task: population(run.key, run.state, run.t, task)
 
 
@@ -151,16 +168,18 @@ def compile_run(
 ) -> Compiled:
     """Compile the chunk and the evaluation ahead of time. `run` is given away to the chunk function at every call."""
     began = time.perf_counter()
-    num = jnp.zeros((), jnp.int32)
+    num = np.int32(0)  # numpy: an argument that every process has
     shardings = (jax.tree.map(lambda x: x.sharding, run), None)
     # LLVM's first level costs the CPU programs 1% of speed and saves a third of the compile time
     options: dict[str, Any] = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
-    program = jax.jit(chunk_function(algorithm, capacity, task_axes), donate_argnums=0, out_shardings=shardings)
-    chunk = program.lower(run, task, num).compile(compiler_options=options)
-    programs, evaluator = [chunk], None
-    if evaluate is not None:
-        evaluator = jax.jit(evaluate_function(evaluate, task_axes)).lower(run, task).compile(compiler_options=options)
-        programs.append(evaluator)
+    mesh = meshes.mesh_of(run)
+    with meshes.ambient(mesh):
+        program = jax.jit(chunk_function(algorithm, capacity, task_axes, mesh), donate_argnums=0, out_shardings=shardings)
+        chunk = program.lower(run, task, num).compile(compiler_options=options)
+        programs, evaluator = [chunk], None
+        if evaluate is not None:
+            evaluator = jax.jit(evaluate_function(evaluate, task_axes, mesh)).lower(run, task).compile(compiler_options=options)
+            programs.append(evaluator)
     seconds = time.perf_counter() - began
     return Compiled(chunk, evaluator, seconds, max(map(_bytes, programs)))
 
@@ -199,15 +218,15 @@ def fit(
     on_compiled(compiled)
 
     def evaluation(run: Run) -> Any:
-        return None if compiled.evaluate is None else jax.device_get(compiled.evaluate(run, task))
+        return None if compiled.evaluate is None else meshes.fetch(compiled.evaluate(run, task))
 
     if t == 0 and compiled.evaluate is not None:
         on_chunk(Chunk(run, 0, {}, evaluation(run), 0.0))
     while t < num_updates:
         began = time.perf_counter()
         num = min(chunk_updates - t % chunk_updates, num_updates - t)
-        run, metrics = compiled.chunk(run, task, jnp.asarray(num, jnp.int32))
-        rows = {name: np.asarray(x)[:num] for name, x in jax.device_get(metrics).items()}
+        run, metrics = compiled.chunk(run, task, np.int32(num))
+        rows = {name: x[:num] for name, x in meshes.fetch(metrics).items()}
         t += num
         seconds = time.perf_counter() - began
         on_chunk(Chunk(run, t, rows, evaluation(run), seconds))

@@ -166,7 +166,7 @@ def train_rate(env: str, config: ppo.Config, members: int, updates: int, random_
         phase1 = training.start(module.build(world, params), seeds, hyper, module.Task(params))
         task, axes = ppo.Task(params, module.model(phase1.state)), ppo.Task(None, 0)
     hyper, seeds, _ = training.grid(ppo.Hyper(), range(members))
-    run = mesh.shard_run(training.start(algorithm, seeds, hyper, task, axes), mesh.population_mesh(members))
+    run = mesh.shard_run(training.start(algorithm, seeds, hyper, task, axes), mesh.make_mesh(members))
     compiled = training.compile_run(algorithm, run, task, updates, task_axes=axes)
     num = jnp.asarray(updates, jnp.int32)
 

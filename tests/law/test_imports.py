@@ -11,11 +11,12 @@ PACKAGE = Path(__file__).parents[2] / "causal_jax"
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
 RANKS = (  # a module may import modules of its own line and of the lines before; a name stands for itself or for its folder
     {"types"},
-    {"fields"},
+    {"fields", "parallel"},
     {"spaces", "networks", "distributions", "returns", "losses", "optim", "normalize", "statistics"},
     {"replay", "rollout", "planning", "causal", "envs"},
     {"algorithms"},
-    {"training", "checkpoint", "logs", "mesh", "history", "plots", "plots_causal", "page", "sweep_file", "sweep_plots"},
+    {"hosts", "stderr", "mesh"},
+    {"training", "checkpoint", "logs", "history", "plots", "plots_causal", "page", "sweep_file", "sweep_plots"},
     {"settings", "report"},
     {"runs", "evaluation", "policy", "gallery", "gallery_maze", "sweep"},
     {"cli"},
