@@ -45,7 +45,11 @@ class Settings:
     steps: int = option(500_000, low=1)
     """Environment steps of each member (rounded up to whole updates)."""
     evaluations: int = option(10, low=1)
-    """Evaluations, log rows and checkpoints spread over the run."""
+    """Chunks that the run is cut into: after each comes a log row, and unless said otherwise an evaluation and a checkpoint."""
+    evaluate_every: int = option(1, low=1)
+    """Chunks between two evaluations."""
+    checkpoint_every: int = option(1, low=1)
+    """Chunks between two checkpoints."""
     eval_episodes: int = option(16, low=1)
     """Episodes per evaluation and member."""
     eval_steps: int = option(0, low=0)
@@ -60,11 +64,17 @@ class Settings:
     """Where run folders live."""
     devices: int = option(0, low=0)
     """Devices to shard the members over; 0: as many as divide them."""
+    on_nan: str = option("stop", choices=("stop", "skip-member"))
+    """A member that diverges (NaN or infinity): stop the run, keeping its last good checkpoint, or go on without the member."""
+    memory_limit: float = option(0.0, low=0.0)
+    """GiB that the run may need; 0: the memory of the machine or of its devices."""
     log: tuple[str, ...] = option((), choices=("wandb", "wandb-grouped"))
     """Loggers beside the console and results.jsonl: wandb (one run a member) or wandb-grouped (one run of means)."""
 
 
-MAY_CHANGE = ("steps", "devices", "log", "folder", "name", "effects")  # what a resumed run need not repeat
+MAY_CHANGE = (  # what a resumed run need not repeat
+    "steps", "devices", "log", "folder", "name", "effects", "evaluate_every", "checkpoint_every", "on_nan", "memory_limit",
+)  # fmt: skip
 
 
 class Resolved(NamedTuple):
@@ -138,6 +148,8 @@ def resolve(settings: Settings, config: Any = None, hyper: Any = None) -> Resolv
     population, seeds, points = training.grid(hyper, range(settings.seed, settings.seed + settings.members))
     mesh.population_mesh(len(seeds), settings.devices)
     num_updates = -(-settings.steps // module.steps_per_update(config))
+    if num_updates >= 2**31:
+        raise UserError(f"steps = {settings.steps}: must be less than 2^31 updates of {module.steps_per_update(config):,} steps")
     chunk_updates = -(-num_updates // settings.evaluations)
     return Resolved(settings, config, swept, population, seeds, points, env, env_params, module, algorithm, num_updates, chunk_updates)
 

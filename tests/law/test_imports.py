@@ -15,6 +15,7 @@ RANKS = (  # a module may import modules of its own line and of the lines before
     {"spaces", "networks", "distributions", "returns", "losses", "optim", "normalize", "statistics"},
     {"replay", "rollout", "planning", "causal", "envs"},
     {"algorithms"},
+    {"engine", "guard", "memory"},
     {"training", "checkpoint", "logs", "mesh", "history", "plots", "plots_causal", "page"},
     {"settings", "report"},
     {"runs", "evaluation", "policy", "gallery", "gallery_maze"},
