@@ -6,6 +6,7 @@ bounded: see `kept`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 MAX_ROWS = 2000
+CONNECT_SECONDS = 20  # how long Weights & Biases may take to answer
 
 
 def plain(tree: Any) -> Any:
@@ -134,25 +136,34 @@ class Progress:
 class Wandb:
     """Weights & Biases: one run a member, grouped by the run's name, or one run of means (`grouped`). Offline without a key or network.
 
-    wandb writes from a process of its own, so training does not wait; every error it raises is told once and logging goes on without it.
+    wandb writes from a process of its own, so training does not wait. Where there is no network when the run begins it logs offline; where
+    that process dies later, this is told once and training goes on without it.
     """
 
     def __init__(self, about: dict[str, Any], folder: Path, *, grouped: bool, say: Callable[[str], None] = print):
         self.say, self.grouped = say, grouped
         self._runs: list[Any] = []
+        mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+        offline = f"logging offline to {folder / 'wandb'} (send it later with: wandb sync)"
+        if mode == "offline" and "WANDB_MODE" not in os.environ:
+            self.say(f"wandb: no API key, {offline}")
         try:
-            self._open(about, folder)
-        except Exception as error:  # wandb raises many kinds; none may stop a run
+            try:
+                self._open(about, folder, mode)
+            except Exception as error:  # wandb raises many kinds; none may stop a run
+                if mode != "online":
+                    raise
+                self.say(f"wandb: {type(error).__name__}, {offline}")
+                self._runs = []
+                self._open(about, folder, "offline")
+        except Exception as error:
             self._give_up(error)
 
-    def _open(self, about: dict[str, Any], folder: Path) -> None:
+    def _open(self, about: dict[str, Any], folder: Path, mode: str) -> None:
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
-        if mode == "offline" and "WANDB_MODE" not in os.environ:
-            self.say(f"wandb: no API key, logging offline to {folder / 'wandb'} (send it later with: wandb sync)")
         names = ["mean"] if self.grouped else [f"seed{seed}-{m}" for m, seed in enumerate(about["seeds"])]
-        settings = wandb.Settings(silent=True, init_timeout=20, console="off")
+        settings = wandb.Settings(silent=True, init_timeout=CONNECT_SECONDS, console="off")
         for name in names:
             run = wandb.init(
                 project="causal_jax",
@@ -178,6 +189,11 @@ class Wandb:
 
     def _give_up(self, error: Exception) -> None:
         self.say(f"wandb: {type(error).__name__}, going on without it")
+        if self._runs:
+            import wandb
+
+            with contextlib.suppress(Exception):  # its process is gone; without this wandb says so again, at length, when we end
+                wandb.teardown()
         self._runs = []
 
     def close(self) -> None:

@@ -118,8 +118,9 @@ def train_run(run: Resolved, *, resume: bool = False, say: Say = print) -> Path:
     try:
         with locked(folder), guard.terminable() as asked_to_stop:
             return _train(run, folder, say, asked_to_stop)
-    except UserError:
-        if missing and not (folder / "effects").exists() and not list(folder.glob("ckpt/*/*")):  # refused before it began
+    except Exception as error:
+        begun = isinstance(error, Diverged | Terminated) or (folder / "effects").exists() or list(folder.glob("ckpt/*/*"))
+        if missing and not begun:  # nothing to continue is left behind
             shutil.rmtree(missing[-1])
         raise
 
@@ -151,7 +152,7 @@ def _train(run: Resolved, folder: Path, say: Say, asked_to_stop: Callable[[], bo
     results = Jsonl(folder / "results.jsonl", t, about["chunk_updates"])
     progress = Progress(folder.name, run.num_updates * steps_per_update, run.num_members, say)
     wandb = Wandb(about, folder, grouped="wandb-grouped" in run.settings.log, say=say) if run.settings.log else None
-    best = checkpoints.best_score()
+    best, saved = checkpoints.best_score(), t
     seconds = {**about.get("seconds", {}), "train": results.seconds}
     gone = {int(m): guard.Divergence(*where) for m, where in about.pop("diverged", {}).items() if where[0] <= t}
     about |= {"diverged": {str(m): where for m, where in gone.items()}} if gone else {}
@@ -172,7 +173,7 @@ def _train(run: Resolved, folder: Path, say: Say, asked_to_stop: Callable[[], bo
             raise Terminated(f"terminated, {saved}; continue with --resume")
 
     def on_chunk(chunk: training.Chunk) -> None:
-        nonlocal best
+        nonlocal best, saved
         seconds["train"] += chunk.seconds
         updates = max((len(x) for x in chunk.metrics.values()), default=0)
         means = {name: _mean(x) for name, x in chunk.metrics.items()}
@@ -191,6 +192,7 @@ def _train(run: Resolved, folder: Path, say: Say, asked_to_stop: Callable[[], bo
             checkpoints.save(chunk.run, "best", score)
         if due:
             checkpoints.save(chunk.run, "last")
+            saved = chunk.t
         rate = updates * steps_per_update * run.num_members / chunk.seconds if chunk.seconds else 0.0
         progress.write(row["steps"], rate, score)
         if wandb is not None:
@@ -206,7 +208,8 @@ def _train(run: Resolved, folder: Path, say: Say, asked_to_stop: Callable[[], bo
         told += f"; and {len(new) - 3} more" if len(new) > 3 else ""
         if run.settings.on_nan == "stop" or len(gone) == run.num_members:
             advice = "" if len(gone) == run.num_members else "; --resume --on-nan skip-member goes on without"
-            raise Diverged(f"{told}; the last good checkpoint stays{advice}")
+            last = f"the last good checkpoint, at {saved * steps_per_update:,} steps, stays" if saved else "there is no checkpoint yet"
+            raise Diverged(f"{told}; {last}{advice}")
         about["diverged"] = {str(m): where for m, where in gone.items()}
         write_json(folder / "run.json", about)  # before the checkpoint: who reads that knows who is gone
         say(f"{folder.name}: {told}; going on without")

@@ -42,7 +42,7 @@ class Settings:
     """Seeds per combination of swept values; every member trains in the same program."""
     seed: int = option(0, low=0)
     """Seed of the first member; the others count up."""
-    steps: int = option(500_000, low=1)
+    steps: int = option(500_000, low=1, high=2**62)
     """Environment steps of each member (rounded up to whole updates)."""
     evaluations: int = option(10, low=1)
     """Chunks that the run is cut into: after each comes a log row, and unless said otherwise an evaluation and a checkpoint."""
