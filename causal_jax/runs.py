@@ -165,15 +165,16 @@ def _train(run: Resolved, folder: Path, say: Say, asked_to_stop: Callable[[], bo
     def on_compiled(compiled: training.Compiled) -> None:
         seconds["compile"] = compiled.seconds
         say(f"{folder.name}: {run.num_members} members, compiled in {compiled.seconds:.1f} s, needs {memory.text(compiled.bytes)}")
-        stop_if_asked(t)
-
-    def stop_if_asked(t: int) -> None:
         if asked_to_stop():
-            saved = f"checkpoint at {t * steps_per_update:,} steps per member" if t else "before the first checkpoint"
-            raise Terminated(f"terminated, {saved}; continue with --resume")
+            stop(t)
+
+    def stop(t: int) -> None:
+        told = f"checkpoint at {t * steps_per_update:,} steps per member" if t else "before the first checkpoint"
+        raise Terminated(f"terminated, {told}; continue with --resume")
 
     def on_chunk(chunk: training.Chunk) -> None:
         nonlocal best, saved
+        stopping = asked_to_stop()  # asked once: a signal that comes from here on ends the next chunk
         seconds["train"] += chunk.seconds
         updates = max((len(x) for x in chunk.metrics.values()), default=0)
         means = {name: _mean(x) for name, x in chunk.metrics.items()}
@@ -185,8 +186,9 @@ def _train(run: Resolved, folder: Path, say: Say, asked_to_stop: Callable[[], bo
         if new:
             told_diverged(chunk.t, new)
         score = _score(evaluation, means)
-        whole = chunk.t == run.num_updates or asked_to_stop()
-        due = chunk.t and (whole or -(-chunk.t // about["chunk_updates"]) % run.settings.checkpoint_every == 0)
+        due = chunk.t > 0 and (
+            stopping or chunk.t == run.num_updates or -(-chunk.t // about["chunk_updates"]) % run.settings.checkpoint_every == 0
+        )
         if chunk.t and score > best and (due if evaluate is None else evaluation is not None):
             best = score
             checkpoints.save(chunk.run, "best", score)
@@ -197,7 +199,8 @@ def _train(run: Resolved, folder: Path, say: Say, asked_to_stop: Callable[[], bo
         progress.write(row["steps"], rate, score)
         if wandb is not None:
             wandb.write(row)
-        stop_if_asked(chunk.t)
+        if stopping:
+            stop(chunk.t)
 
     def told_diverged(t: int, new: dict[int, guard.Divergence]) -> None:
         told = "; ".join(

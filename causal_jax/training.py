@@ -108,12 +108,13 @@ def start(algorithm: Algorithm, seeds: Sequence[int], hyper: Hyper, task: Task, 
 
 def chunk_function(algorithm: Algorithm, capacity: int, task_axes: Any = None) -> Callable[[Run, Task, jax.Array], tuple[Run, Metrics]]:
     """The program of a run: (run, task, num <= capacity) -> run after `num` more updates, metrics with leaves [capacity, M]."""
+    update = jax.jit(algorithm.step)  # so that it is traced once, for the shapes of its metrics and for the loop
 
     def one(key: Key, state: State, hyper: Hyper, t: jax.Array, task: Task, num: jax.Array) -> tuple[State, Metrics]:
         stream = streams(key)[1]
 
         def step(t: jax.Array, state: State) -> tuple[State, Metrics]:
-            return algorithm.step(jax.random.fold_in(stream, t), state, hyper, task)
+            return update(jax.random.fold_in(stream, t), state, hyper, task)
 
         def body(i: jax.Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
             state, rows = carry

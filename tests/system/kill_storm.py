@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,10 +26,15 @@ import tests.conftest  # noqa: F401  cheap compilation and its cache, here and i
 import jax  # isort: skip
 import numpy as np
 
+import causal_jax.algorithms.effect_model
+import causal_jax.algorithms.ppo
+import causal_jax.algorithms.template
+import causal_jax.envs.maze
+import causal_jax.envs.probes  # noqa: F401  imported once, here
+from causal_jax import cli
 from causal_jax.logs import read_rows
 from causal_jax.runs import load_run
 
-ROOT = Path(__file__).parents[2]
 CHUNKS = 24
 EFFECTS = [
     "train", "effects", "--env", "maze-n2", "--members", "2", "--num-envs", "2", "--num-steps", "4", "--warmup-steps", "8",
@@ -48,18 +52,27 @@ CASES = {
 COMMON = ["--members", "2", "--evaluations", str(CHUNKS), "--evaluate-every", "3", "--eval-episodes", "1", "--eval-steps", "5"]
 
 
-def begin(folder: Path, *args: str) -> subprocess.Popen[str]:
-    """A command line as a process, its runs in `folder`."""
-    surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", "causal_jax", *args, "--folder", str(folder), "--no-report", "--resume"]
-    return subprocess.Popen(command, env=surroundings, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def _command_line(args: list[str], out: Path) -> None:
+    """What a process does: the console script, its output in a file."""
+    file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    cli.main(args)
+
+
+def begin(folder: Path, *args: str) -> Any:
+    """A command line in a process of its own, its runs in `folder`. Forked, which saves importing; jax has not started here."""
+    args = (*args, "--folder", str(folder), "--no-report", "--resume")
+    process = multiprocessing.get_context("fork").Process(target=_command_line, args=(list(args), folder / "out.txt"))
+    process.start()
+    return process
 
 
 def finish(folder: Path, *args: str) -> None:
     """Run a command line to its end."""
     process = begin(folder, *args)
-    err = process.communicate()[1]
-    assert process.returncode == 0, err
+    process.join()
+    assert process.exitcode == 0, (folder / "out.txt").read_text()
 
 
 def half_written(run: Path) -> list[Path]:
@@ -67,27 +80,27 @@ def half_written(run: Path) -> list[Path]:
     return list((run / "ckpt").glob("*/*.orbax-checkpoint-tmp*"))
 
 
-def kill(process: subprocess.Popen[str], run: Path, draw: random.Random, writing: bool) -> str:
+def kill(process: Any, run: Path, draw: random.Random, writing: bool) -> str:
     """Kill the process at a random moment; returns "writing", "other", or "through" when it ended first."""
     before = len(read_rows(run / "results.jsonl"))
     old = set(half_written(run))
-    rows = draw.randrange(0, 4)  # how far it may get, in rows of the log
-    early = not writing and draw.random() < 0.2  # somewhere between the start of the process and the first chunk
-    limit = time.monotonic() + draw.uniform(0.0, 6.0) if early else float("inf")
-    while process.poll() is None and time.monotonic() < limit and len(read_rows(run / "results.jsonl")) < before + rows:
+    rows = draw.randrange(0, 5)  # how far it may get, in rows of the log
+    early = not writing and draw.random() < 0.5  # somewhere between the start of the process and the first chunk
+    limit = time.monotonic() + (draw.uniform(0.0, 5.0) if early else float("inf"))
+    while process.is_alive() and time.monotonic() < limit and len(read_rows(run / "results.jsonl")) < before + rows:
         time.sleep(0.002)
     if writing:
-        while process.poll() is None and not set(half_written(run)) - old:
+        while process.is_alive() and not set(half_written(run)) - old:
             time.sleep(0.0005)
         time.sleep(draw.choice([0.0, 0.002, 0.01]))
     elif not early:
         time.sleep(draw.uniform(0.0, 0.05))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    if process.returncode != -signal.SIGKILL:
-        assert process.returncode == 0, "a run ended by itself, and badly"
+    process.kill()
+    process.join()
+    if process.exitcode != -signal.SIGKILL:
+        assert process.exitcode == 0, (run.parent / "out.txt").read_text()
         return "through"
-    return "writing" if half_written(run) else "other"
+    return "writing" if set(half_written(run)) - old else "other"
 
 
 def leaves(run: Path) -> dict[str, np.ndarray]:
@@ -103,7 +116,7 @@ def log(run: Path) -> list[dict[str, Any]]:
 
 
 def assert_same(calm: Path, stormy: Path) -> None:
-    """Final parameters and logs equal bit for bit."""
+    """Final parameters and logs equal bit for bit. In a process of its own: once jax has started, no process can be forked any more."""
     a, b = leaves(calm), leaves(stormy)
     assert a.keys() == b.keys()
     assert not [path for path in a if a[path].tobytes() != b[path].tobytes()], "the parameters differ"
@@ -128,7 +141,10 @@ def storm(folder: Path, name: str, kills: int, seed: int = 0) -> dict[str, int]:
             print(f"{name}: {json.dumps(told)}", flush=True)
         if done == "through" or told["kills"] == kills:
             finish(folder, *args)
-            assert_same(calm, folder / name)
+            compare = multiprocessing.get_context("fork").Process(target=assert_same, args=(calm, folder / name))
+            compare.start()
+            compare.join()
+            assert compare.exitcode == 0, f"{folder / name} differs from {calm}"
             told["runs"] += 1
             shutil.rmtree(folder / name)
     return told

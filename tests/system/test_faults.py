@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import fcntl
+import gc
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +70,18 @@ def program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Program:
     return Program(tmp_path, capsys)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of 5 chunks of 2 updates, complete. To be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    cli.main([*TINY, "--folder", str(folder), "--steps", "160"])
+    return folder / "run"
+
+
 @pytest.fixture
-def begun(program: Program) -> Program:
-    """A run of 5 chunks of 2 updates, complete."""
-    assert program().code == 0
+def begun(program: Program, finished: Path) -> Program:
+    """A copy of the finished run."""
+    shutil.copytree(finished, program.run)
     assert program.steps_of() == [8, 10]
     return program
 
@@ -157,14 +167,20 @@ def test_a_bad_checkpoint_is_passed_over_for_the_one_before(begun: Program, faul
     expected = leaves(begun.run)
     newest = begun.run / "ckpt" / "last" / "10"
     fault(newest)
-    said = begun("--resume")
-    assert said.code == 0
-    line = next(line for line in said.out if line.startswith("checkpoint"))
+    said: Any
+    if fault is damage:  # the whole way, as a user goes it; the others stop after reading
+        said = begun("--resume")
+        assert said.code == 0
+        line = next(line for line in said.out if line.startswith("checkpoint"))
+        assert f"{begun.run}: resumed at {8 * STEPS:,} steps per member" in said.out
+        for a, b in zip(expected, leaves(begun.run), strict=True):
+            np.testing.assert_array_equal(a, b)
+    else:
+        told: list[str] = []
+        assert int(load_run(begun.run, say=told.append).run.t) == 8
+        (line,) = told
     assert line.startswith(f"checkpoint {newest}: cannot be read ({reason}")
     assert line.endswith("), trying the one before")
-    assert f"{begun.run}: resumed at {8 * STEPS:,} steps per member" in said.out
-    for a, b in zip(expected, leaves(begun.run), strict=True):
-        np.testing.assert_array_equal(a, b)
     if fault is damage:  # and when all of them are bad
         for step in (8, 10):
             damage(begun.run / "ckpt" / "last" / str(step))
@@ -246,9 +262,8 @@ def test_divergence_stops_the_run_and_skipping_leaves_the_others_as_they_were(pr
         assert [value[0] for value in row["metrics"].values()] == [value[0] for value in other["metrics"].values()]
     about = json.loads((program.run / "run.json").read_text())
     assert about["diverged"] == {"1": [2, "loss = inf, state.network['critic']['layers_0']['bias'] is not finite"]}
-    assert not math.isnan(
-        json.loads((program.run / "ckpt" / "best" / str(program.steps_of("best")[0]) / "about" / "metadata").read_text())["score"]
-    )
+    best = program.run / "ckpt" / "best" / str(program.steps_of("best")[0]) / "about" / "metadata"
+    assert math.isfinite(json.loads(best.read_text())["score"])  # of those that are left
     said = program(*DIVERGING, "--resume", steps=320)  # who is gone stays gone, whatever --on-nan says now
     assert said.code == 0
     assert read_rows(program.run / "results.jsonl")[-1]["metrics"]["loss"][1] is None
@@ -275,13 +290,13 @@ def test_divergence_keeps_the_last_good_checkpoint(begun: Program, monkeypatch: 
 
 def test_memory_foreseen_is_refused_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program = Program(tmp_path / "new", capsys)
-    said = program("--num-steps", "1000000", "--memory-limit", "0.5")
+    said = program("--num-steps", "100000", "--memory-limit", "0.01")
     assert said.code == 2
     assert said.out[0].startswith("run: will need about ")
-    assert said.out[0].endswith(" of 512 MiB, compiling")
+    assert said.out[0].endswith(" of 10 MiB, compiling")
     (line,) = said.err
     assert line.startswith("causal-jax: memory = ")
-    assert line.endswith(": more than the limit of 512 MiB; take fewer members or smaller sizes, or raise --memory-limit")
+    assert line.endswith(": more than the limit of 10 MiB; take fewer members or smaller sizes, or raise --memory-limit")
     assert not list(tmp_path.iterdir())
     line = program("--num-envs", "2000000000").err[0]  # seen before anything is allocated
     assert line.endswith("; take fewer members or smaller sizes, or raise --memory-limit")
@@ -298,15 +313,14 @@ def test_memory_that_runs_out_is_one_line(tmp_path: Path, capsys: pytest.Capture
     assert not list(tmp_path.iterdir())
 
 
-def test_a_clock_that_goes_backwards(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_goes_backwards(begun: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10**9, 0, -1000))
     monkeypatch.setattr(time, "time", lambda: float(next(clock)))
-    assert program().code == 0
-    seconds = [row["seconds"] for row in read_rows(program.run / "results.jsonl")]
+    assert begun("--resume", steps=320).code == 0
+    seconds = [row["seconds"] for row in read_rows(begun.run / "results.jsonl")]
     assert seconds[0] == 0.0
     assert seconds == sorted(seconds)
-    assert program("--resume", steps=320).code == 0
-    assert (after := [row["seconds"] for row in read_rows(program.run / "results.jsonl")]) == sorted(after)
+    assert next(clock) < 10**9 - 1000, "nothing asked for the time"
 
 
 @pytest.mark.parametrize("gone", ["key", "network", "process"])
@@ -344,10 +358,11 @@ def test_wandb_gone(gone: str, program: Program, monkeypatch: pytest.MonkeyPatch
         assert told == [f"wandb: {'no API key' if gone == 'key' else 'CommError'}, {offline}"]
         assert list((program.run / "wandb").glob("offline-run-*/*.wandb"))
     assert program.steps_of() == [8, 10]
-    if gone != "process":
-        import wandb
+    import wandb
 
-        wandb.teardown()
+    wandb.teardown()
+    with warnings.catch_warnings(action="ignore"):  # wandb does not wait for its killed process
+        gc.collect()
 
 
 UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "_pickle"}
