@@ -18,10 +18,12 @@ FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler"
 
 def started() -> bool:
     """Whether jax has started its backends: from then on XLA_FLAGS are not read any more."""
+    before = jax.config.values["jax_num_cpu_devices"]
     try:
-        jax.config.update("jax_num_cpu_devices", jax.config.values["jax_num_cpu_devices"])
+        jax.config.update("jax_num_cpu_devices", max(before, 0) + 1)  # what jax refuses from then on
     except RuntimeError:
         return True
+    jax.config.update("jax_num_cpu_devices", before)
     return False
 
 

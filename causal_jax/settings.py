@@ -136,12 +136,14 @@ def resolve(settings: Settings, config: Any = None, hyper: Any = None) -> Resolv
     """
     module = algorithm_module(settings.algorithm)
     validate(settings)
+    for field in ("name", "folder", "effects", "env"):
+        if not getattr(settings, field).isprintable():
+            raise UserError(f"{field} = {getattr(settings, field)!r}: must hold printable characters only")
+    if "/" in settings.name or settings.name in (".", ".."):
+        raise UserError(f"name = {settings.name!r}: must be the name of a folder; --folder says where it lives")
     config = config if config is not None else module.Config(**ALGORITHMS[settings.algorithm].preset)
     hyper = hyper if hyper is not None else module.Hyper()
-    swept = {name: tuple(np.atleast_1d(np.asarray(values, object)).tolist()) for name, values in vars(hyper).items()}
-    for name, values in swept.items():
-        for value in values:
-            validate(module.Hyper(**{name: value}), "hyper.")
+    swept = swept_values(module, hyper)
     env, env_params = make(settings.env, **parse_options(settings.env_options))
     algorithm = module.build(env, env_params, config)
     find_effects(settings)
@@ -196,8 +198,11 @@ def write_json(path: Path, content: Any) -> None:
 def read_about(folder: Path, name: str = "run.json") -> dict[str, Any]:
     """The run.json of a run folder (or another file of its kind). Raises: UserError when there is none or it cannot be read."""
     try:
-        return dict(json.loads((folder / name).read_text()))
-    except (OSError, ValueError) as error:
+        content = json.loads((folder / name).read_text())
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+        return content
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"run = {str(folder)!r}: has no readable {name} ({type(error).__name__})") from None
 
 
@@ -220,6 +225,19 @@ def load_settings(about: dict[str, Any]) -> tuple[Settings, Any, Any]:
     try:
         settings = Settings(**tuples(about["settings"]))
         module = algorithm_module(settings.algorithm)
-        return settings, module.Config(**tuples(about["config"])), module.Hyper(**tuples(about["hyper"]))
+        config, hyper = module.Config(**tuples(about["config"])), module.Hyper(**tuples(about["hyper"]))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"run.json: is not one of this program ({error})") from None
+    validate(settings)
+    validate(config)
+    swept_values(module, hyper)
+    return settings, config, hyper
+
+
+def swept_values(module: Any, hyper: Any) -> dict[str, tuple[Any, ...]]:
+    """The values of every field of a Hyper, which may be one or several. Raises: UserError for one of another type or out of range."""
+    swept = {name: tuple(np.atleast_1d(np.asarray(values, object)).tolist()) for name, values in vars(hyper).items()}
+    for name, values in swept.items():
+        for value in values:
+            validate(module.Hyper(**{name: value}), "hyper.")
+    return swept
