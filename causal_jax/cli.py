@@ -295,7 +295,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except OSError as error:
         _stop(f"{error.filename or 'output'}: {error.strerror or error}", 2)
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)):
             raise
         _stop(f"out of memory: {' '.join(str(error).split())[:200]}; take fewer members or smaller sizes", 4)
     except KeyboardInterrupt:
