@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
-Scalar = float | jax.Array
+Values = Float[Array, "*n"]
+Scalar = float | Float[Array, ""]
 
 
-def ppo_clip(log_prob: jax.Array, old_log_prob: jax.Array, advantage: jax.Array, clip: Scalar) -> jax.Array:
+def ppo_clip(log_prob: Values, old_log_prob: Values, advantage: Values, clip: Scalar) -> Values:
     """-min(ratio A, clip(ratio, 1 - clip, 1 + clip) A), ratio = exp(log_prob - old_log_prob). All [], clip in (0, 1).
 
     Source: Schulman et al. 2017 (PPO), eq. 7.
@@ -21,12 +23,12 @@ def ppo_clip(log_prob: jax.Array, old_log_prob: jax.Array, advantage: jax.Array,
     return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage)
 
 
-def value_loss(value: jax.Array, target: jax.Array) -> jax.Array:
+def value_loss(value: Values, target: Values) -> Values:
     """(value - target)^2, without 1/2. Both []. The gradient reaches the target too: stop it where that is not wanted."""
     return jnp.square(value - target)
 
 
-def value_clipped(value: jax.Array, old_value: jax.Array, target: jax.Array, clip: Scalar) -> jax.Array:
+def value_clipped(value: Values, old_value: Values, target: Values, clip: Scalar) -> Values:
     """max((value - target)^2, (old_value + clip(value - old_value, -clip, clip) - target)^2). All []; clip > 0 in units of return.
 
     Source: OpenAI Baselines, ppo2/model.py (without its 1/2). SB3 keeps the second term alone.
@@ -35,12 +37,12 @@ def value_clipped(value: jax.Array, old_value: jax.Array, target: jax.Array, cli
     return jnp.maximum(jnp.square(value - target), jnp.square(near - target))
 
 
-def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
+def cross_entropy(logits: Float[Array, "A"], label: Int[Array, ""]) -> Float[Array, ""]:
     """-log softmax(logits)[label], in nats. logits: [A] float, label: int []. Returns []."""
     return -jax.nn.log_softmax(logits)[label]
 
 
-def huber(prediction: jax.Array, target: jax.Array, delta: Scalar = 1.0) -> jax.Array:
+def huber(prediction: Values, target: Values, delta: Scalar = 1.0) -> Values:
     """e^2 / 2 where |e| <= delta, else delta (|e| - delta / 2), e = prediction - target. Both []. Source: Huber 1964."""
     error = jnp.abs(prediction - target)
     inside = jnp.minimum(error, delta)

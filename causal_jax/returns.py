@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+Trajectory = Float[Array, "T"]
+Flags = Bool[Array, "T"]
+Scalar = float | Float[Array, ""]
 
 
 def gae(
-    reward: jax.Array,
-    value: jax.Array,
-    next_value: jax.Array,
-    terminated: jax.Array,
-    done: jax.Array,
-    gamma: float | jax.Array,
-    lam: float | jax.Array,
-) -> jax.Array:
+    reward: Trajectory,
+    value: Trajectory,
+    next_value: Trajectory,
+    terminated: Flags,
+    done: Flags,
+    gamma: Scalar,
+    lam: Scalar,
+) -> Trajectory:
     """Generalised advantage estimation for one trajectory (Schulman et al. 2016, eq. 16).
 
     delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t);  A_t = delta_t + gamma lam (1 - done_t) A_{t+1}
@@ -38,13 +43,13 @@ def gae(
 
 
 def lambda_return(
-    reward: jax.Array,
-    next_value: jax.Array,
-    terminated: jax.Array,
-    done: jax.Array,
-    gamma: float | jax.Array,
-    lam: float | jax.Array,
-) -> jax.Array:
+    reward: Trajectory,
+    next_value: Trajectory,
+    terminated: Flags,
+    done: Flags,
+    gamma: Scalar,
+    lam: Scalar,
+) -> Trajectory:
     """The lambda return of every step of one trajectory (Sutton & Barto 2018, eq. 12.18).
 
     G_t = r_t + gamma (1 - terminated_t) ((1 - lam) V(s'_t) + lam G_{t+1}), where G_{t+1} is V(s'_t) after a done or the last step.
@@ -62,7 +67,7 @@ def lambda_return(
     return jax.lax.scan(backward, next_value[-1], (reward, next_value, keep, done), reverse=True)[1]
 
 
-def discounted_return(reward: jax.Array, done: jax.Array, gamma: float | jax.Array) -> jax.Array:
+def discounted_return(reward: Trajectory, done: Flags, gamma: Scalar) -> Trajectory:
     """Discounted sum of the rewards to the end of the episode, without bootstrap: R_t = r_t + gamma (1 - done_t) R_{t+1}, R_T = 0.
 
     Args: reward: [T] float. done: [T] bool. gamma: scalar in [0, 1]. Returns: [T]. Source: Sutton & Barto 2018, eq. 3.9.

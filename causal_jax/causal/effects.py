@@ -18,8 +18,15 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from causal_jax.types import Key, UserError
+
+PerAction = Float[Array, "A"]
+Labels = Int[Array, "A"]
+Kept = Bool[Array, "A"]
+Matrix = Float[Array, "A A"]
+Scalar = float | Float[Array, ""]
 
 MODES = ("definition", "authors")
 SELECTIONS = ("cee", "npm", "npm-random", "cee-woc", "all")
@@ -30,7 +37,7 @@ def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise UserError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")
 
 
-def similarity(n_matrix: jax.Array, mode: str = "definition") -> jax.Array:
+def similarity(n_matrix: Matrix, mode: str = "definition") -> Matrix:
     """How differently two actions act, in nats (NPM's similarity factor; 0 = alike).
 
     Args: n_matrix: [A, A]. mode: "definition" gives N[i,i] - N[i,j] = KL(P_i || P_j); "authors" gives N[j,j] - N[i,j] (maskppo.py:172).
@@ -41,7 +48,7 @@ def similarity(n_matrix: jax.Array, mode: str = "definition") -> jax.Array:
     return (diagonal[:, None] if mode == "definition" else diagonal[None, :]) - n_matrix
 
 
-def group(similarity: jax.Array, epsilon: jax.Array | float, stealing: bool = True) -> jax.Array:
+def group(similarity: Matrix, epsilon: Scalar, stealing: bool = True) -> Labels:
     """Groups of interchangeable actions by the leader rule (classify_points.py).
 
     In index order an action without a group leads a new one, and every later action j with max(similarity[i,j], similarity[j,i]) < epsilon
@@ -66,7 +73,7 @@ def group(similarity: jax.Array, epsilon: jax.Array | float, stealing: bool = Tr
     return labels
 
 
-def shares(effect: jax.Array, labels: jax.Array, temperature: jax.Array | float = 1.0) -> jax.Array:
+def shares(effect: PerAction, labels: Labels, temperature: Scalar = 1.0) -> PerAction:
     """Relative causal effect: the softmax of effect / temperature inside each group (CEE; 1 for an action that is alone).
 
     Args: effect: [A] nats, the diagonal of N. labels: int [A]. temperature: scalar > 0. Returns: [A] in [0, 1].
@@ -81,7 +88,7 @@ def _of_group(reduce: Callable[..., jax.Array], values: jax.Array, labels: jax.A
     return reduce(values, labels, num_segments=labels.shape[0])[labels]
 
 
-def _best_member(score: jax.Array, labels: jax.Array, eligible: jax.Array) -> jax.Array:
+def _best_member(score: PerAction, labels: Labels, eligible: Kept) -> Kept:
     """bool [A]: the eligible action with the highest score in its group; of equal ones the last."""
     index = jnp.arange(score.shape[0])
     score = jnp.where(eligible, score, -jnp.inf)
@@ -89,7 +96,7 @@ def _best_member(score: jax.Array, labels: jax.Array, eligible: jax.Array) -> ja
     return best & (index == _of_group(jax.ops.segment_max, jnp.where(best, index, -1), labels))
 
 
-def survivors(effect: jax.Array, labels: jax.Array, tau: jax.Array | float, temperature: jax.Array | float = 1.0) -> jax.Array:
+def survivors(effect: PerAction, labels: Labels, tau: Scalar, temperature: Scalar = 1.0) -> Kept:
     """CEE's candidates, bool [A]: actions alone in their group, and members whose share is at least tau (a tie at tau survives)."""
     alone = _of_group(jax.ops.segment_sum, jnp.ones_like(labels), labels) == 1
     return alone | (shares(effect, labels, temperature) >= tau)
@@ -98,14 +105,14 @@ def survivors(effect: jax.Array, labels: jax.Array, tau: jax.Array | float, temp
 def select(
     selection: str,
     key: Key,
-    n_matrix: jax.Array,
+    n_matrix: Matrix,
     *,
     mode: str = "definition",
-    epsilon: jax.Array | float = 0.5,
-    tau: jax.Array | float = 0.8,
-    temperature: jax.Array | float = 1.0,
-    woc_threshold: jax.Array | float = 0.03,
-) -> jax.Array:
+    epsilon: Scalar = 0.5,
+    tau: Scalar = 0.8,
+    temperature: Scalar = 1.0,
+    woc_threshold: Scalar = 0.03,
+) -> Kept:
     """The actions a method keeps at one state.
 
     Args: selection: "cee" (per group, actions that cause a share tau of its effect), "npm" (per group the highest index), "npm-random" (per
@@ -134,13 +141,13 @@ def select(
     return _best_member(score, labels, surviving)
 
 
-def fallback(kept: jax.Array) -> tuple[jax.Array, jax.Array]:
+def fallback(kept: Kept) -> tuple[Kept, Bool[Array, ""]]:
     """Where nothing is kept everything is allowed: (allowed bool [A], all_masked bool [], for a counter)."""
     all_masked = ~jnp.any(kept)
     return kept | all_masked, all_masked
 
 
-def same_successor(next_obs: jax.Array, terminated: jax.Array | None = None, tolerance: float = 1e-5) -> jax.Array:
+def same_successor(next_obs: Float[Array, "A D"], terminated: Kept | None = None, tolerance: float = 1e-5) -> Bool[Array, "A A"]:
     """bool [A, A]: both actions lead to the same next state, up to tolerance in every coordinate (never float equality).
 
     Args: next_obs: [A, D], the deterministic successor of each action. terminated: bool [A] or None, part of the next state if given.
@@ -149,7 +156,7 @@ def same_successor(next_obs: jax.Array, terminated: jax.Array | None = None, tol
     return same if terminated is None else same & (terminated[:, None] == terminated[None, :])
 
 
-def oracle_n_matrix(next_obs: jax.Array, terminated: jax.Array | None = None, tolerance: float = 1e-5, floor: float = 1e-8) -> jax.Array:
+def oracle_n_matrix(next_obs: Float[Array, "A D"], terminated: Kept | None = None, tolerance: float = 1e-5, floor: float = 1e-8) -> Matrix:
     """The exact floored N-matrix of a deterministic environment under the uniform policy, from its enumerated successors.
 
     What a perfect network would learn: log(p + floor) - log(1/A + floor) with p = 1/k for the k actions that share the successor, else 0.
@@ -161,12 +168,12 @@ def oracle_n_matrix(next_obs: jax.Array, terminated: jax.Array | None = None, to
     return jnp.where(same, alike, jnp.log(floor)) - jnp.log(1.0 / num_actions + floor)
 
 
-def unique(next_obs: jax.Array, terminated: jax.Array | None = None, tolerance: float = 1e-5) -> jax.Array:
+def unique(next_obs: Float[Array, "A D"], terminated: Kept | None = None, tolerance: float = 1e-5) -> Kept:
     """The control without N-values, bool [A]: keep the actions whose next state no other action reaches."""
     return jnp.sum(same_successor(next_obs, terminated, tolerance), axis=1) == 1
 
 
-def exact_n(transition: jax.Array, policy: jax.Array, floor: float | None = None) -> jax.Array:
+def exact_n(transition: Float[Array, "A S"], policy: PerAction, floor: float | None = None) -> Matrix:
     """The exact N-matrix of one state from its known dynamics (CEE, the definition of N).
 
     Args: transition: [A, S], P(s'|s,a). policy: [A], positive, sums to 1. floor: None for the exact value (-inf where i reaches a state
@@ -183,14 +190,14 @@ def exact_n(transition: jax.Array, policy: jax.Array, floor: float | None = None
     return jnp.sum(terms, axis=-1)
 
 
-def kl_matrix(transition: jax.Array) -> jax.Array:
+def kl_matrix(transition: Float[Array, "A S"]) -> Matrix:
     """KL(P_i || P_j) between the effects of actions: transition [A, S] -> [A, A] nats, +inf where i reaches a state that j cannot."""
     log_p = jnp.log(transition)
     p_i = transition[:, None, :]
     return jnp.sum(jnp.where(p_i > 0, p_i * (log_p[:, None, :] - log_p[None, :, :]), 0.0), axis=-1)
 
 
-def n_target(logits: jax.Array, policy: jax.Array, floor: jax.Array | float = 1e-8) -> jax.Array:
+def n_target(logits: PerAction, policy: PerAction, floor: Scalar = 1e-8) -> PerAction:
     """What the N-network regresses on for one transition (mf_model_trainer.py:107-119): log(softmax(logits) + floor) - log(policy + floor).
 
     Args: logits: [A] of the inverse model at (s, s'). policy: [A] behaviour probabilities. floor: added to both, not a clip.
@@ -199,17 +206,17 @@ def n_target(logits: jax.Array, policy: jax.Array, floor: jax.Array | float = 1e
     return jax.lax.stop_gradient(jnp.log(jax.nn.softmax(logits) + floor) - jnp.log(policy + floor))
 
 
-def n_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
+def n_loss(prediction: PerAction, target: PerAction) -> Float[Array, ""]:
     """Mean squared error over the A columns of one N-row: [A], [A] -> []."""
     return jnp.mean(jnp.square(prediction - target))
 
 
-def idm_loss(logits: jax.Array, action: jax.Array) -> jax.Array:
+def idm_loss(logits: PerAction, action: Int[Array, ""]) -> Float[Array, ""]:
     """Cross-entropy of the executed action under the inverse model: [A], int [] -> [] nats."""
     return -jax.nn.log_softmax(logits)[action]
 
 
-def agreement(labels: jax.Array, reference: jax.Array) -> dict[str, jax.Array]:
+def agreement(labels: Labels, reference: Labels) -> dict[str, Float[Array, ""]]:
     """How well a grouping of A actions matches another, each score a scalar, 1 = equal.
 
     `action_accuracy`: share of actions whose group is the same set of actions as in the reference. `pair_accuracy`: share of pairs of

@@ -1,6 +1,7 @@
 """Law 7: every public function, class and module says what it is; and what it says of shapes holds under jaxtyping's runtime check."""
 
 import ast
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from beartype import beartype
-from jaxtyping import Array, Bool, Float, Int, jaxtyped
+from jaxtyping import jaxtyped
 
 from causal_jax import losses, returns
 from causal_jax.causal import effects
@@ -46,86 +47,49 @@ def test_the_walk_can_fail() -> None:
     assert undocumented(ast.parse("class A:\n  '''x'''\n  def f(self): pass\n  def _g(self): pass"), set()) == ["the module", "A.f"]
 
 
-T = Float[Array, "T"]
-Flags = Bool[Array, "T"]
-Scalar = Float[Array, ""] | float
-Square = Float[Array, "A A"]
-
-
-def gae(reward: T, value: T, next_value: T, terminated: Flags, done: Flags, gamma: Scalar, lam: Scalar) -> T:
-    return returns.gae(reward, value, next_value, terminated, done, gamma, lam)
-
-
-def lambda_return(reward: T, next_value: T, terminated: Flags, done: Flags, gamma: Scalar, lam: Scalar) -> T:
-    return returns.lambda_return(reward, next_value, terminated, done, gamma, lam)
-
-
-def discounted_return(reward: T, done: Flags, gamma: Scalar) -> T:
-    return returns.discounted_return(reward, done, gamma)
-
-
-def similarity(n_matrix: Square) -> Square:
-    return effects.similarity(n_matrix)
-
-
-def group(similarity: Square, epsilon: Scalar) -> Int[Array, "A"]:
-    return effects.group(similarity, epsilon)
-
-
-def shares(effect: Float[Array, "A"], labels: Int[Array, "A"], temperature: Scalar) -> Float[Array, "A"]:
-    return effects.shares(effect, labels, temperature)
-
-
-def survivors(effect: Float[Array, "A"], labels: Int[Array, "A"], tau: Scalar) -> Bool[Array, "A"]:
-    return effects.survivors(effect, labels, tau)
-
-
-def select(selection: str, key: Any, n_matrix: Square) -> Bool[Array, "#A"]:
-    return effects.select(selection, key, n_matrix)
-
-
-def fallback(kept: Bool[Array, "A"]) -> tuple[Bool[Array, "A"], Bool[Array, ""]]:
-    return effects.fallback(kept)
-
-
-def oracle_n_matrix(next_obs: Float[Array, "A D"], terminated: Bool[Array, "A"]) -> Square:
-    return effects.oracle_n_matrix(next_obs, terminated)
-
-
-def exact_n(transition: Float[Array, "A S"], policy: Float[Array, "A"]) -> Square:
-    return effects.exact_n(transition, policy)
-
-
-def n_target(logits: Float[Array, "A"], policy: Float[Array, "A"], floor: Scalar) -> Float[Array, "A"]:
-    return effects.n_target(logits, policy, floor)
-
-
-def ppo_clip(log_prob: Scalar, old_log_prob: Scalar, advantage: Scalar, clip: Scalar) -> Float[Array, ""]:
-    return losses.ppo_clip(log_prob, old_log_prob, advantage, clip)
-
-
-def idm_loss(logits: Float[Array, "A"], action: Int[Array, ""]) -> Float[Array, ""]:
-    return effects.idm_loss(logits, action)
-
-
 _t, _flags = jnp.linspace(0.0, 1.0, 5), jnp.arange(5) == 2
 _a, _labels, _matrix, _one = jnp.linspace(0.1, 1.0, 3), jnp.asarray([0, 0, 1]), jnp.eye(3), jnp.ones(())
+_kept, _dynamics, _uniform = _labels == 0, jnp.full((3, 4), 0.25), jnp.full(3, 1 / 3)
 CALLS: list[tuple[Any, tuple[Any, ...]]] = [
-    (gae, (_t, _t, _t, _flags, _flags, 0.9, 0.5)),
-    (lambda_return, (_t, _t, _flags, _flags, 0.9, 0.5)),
-    (discounted_return, (_t, _flags, 0.9)),
-    (similarity, (_matrix,)),
-    (group, (_matrix, 0.5)),
-    (shares, (_a, _labels, 1.0)),
-    (survivors, (_a, _labels, 0.8)),
-    *((select, (name, jax.random.key(0), _matrix)) for name in effects.SELECTIONS),
-    (fallback, (_labels == 0,)),
-    (oracle_n_matrix, (jnp.ones((3, 2)), _labels == 0)),
-    (exact_n, (jnp.full((3, 4), 0.25), jnp.full(3, 1 / 3))),
-    (n_target, (_a, jnp.full(3, 1 / 3), 1e-8)),
-    (ppo_clip, (_one, _one, _one, 0.2)),
-    (idm_loss, (_a, _labels[2])),
+    (returns.gae, (_t, _t, _t, _flags, _flags, 0.9, 0.5)),
+    (returns.lambda_return, (_t, _t, _flags, _flags, 0.9, 0.5)),
+    (returns.discounted_return, (_t, _flags, 0.9)),
+    (losses.ppo_clip, (_one, _one, _one, 0.2)),
+    (losses.value_loss, (_t, _t)),
+    (losses.value_clipped, (_t, _t, _t, 0.2)),
+    (losses.cross_entropy, (_a, _labels[2])),
+    (losses.huber, (_t, _t, _one)),
+    *((effects.similarity, (_matrix, mode)) for mode in effects.MODES),
+    (effects.group, (_matrix, 0.5)),
+    (effects.shares, (_a, _labels, 1.0)),
+    (effects.survivors, (_a, _labels, 0.8)),
+    *((effects.select, (name, jax.random.key(0), _matrix)) for name in effects.SELECTIONS),
+    (effects.fallback, (_kept,)),
+    (effects.same_successor, (jnp.ones((3, 2)), _kept)),
+    (effects.oracle_n_matrix, (jnp.ones((3, 2)), _kept)),
+    (effects.unique, (jnp.ones((3, 2)),)),
+    (effects.exact_n, (_dynamics, _uniform)),
+    (effects.exact_n, (_dynamics, _uniform, 1e-8)),
+    (effects.kl_matrix, (_dynamics,)),
+    (effects.n_target, (_a, _uniform, 1e-8)),
+    (effects.n_loss, (_a, _a)),
+    (effects.idm_loss, (_a, _labels[2])),
+    (effects.agreement, (_labels, _labels)),
 ]
+
+
+def public(module: Any) -> set[str]:
+    """The names of a module's own public functions."""
+    return {name for name, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__ and name[0] != "_"}
+
+
+@pytest.mark.parametrize("module", [returns, losses, effects], ids=lambda module: module.__name__)
+def test_every_public_function_of_the_maths_is_checked(module: Any) -> None:
+    """Its arrays are annotated with their axes (no bare jax.Array), and CALLS calls it."""
+    called = {f.__name__ for f, _ in CALLS if f.__module__ == module.__name__}
+    assert public(module) == called
+    bare = {name for name in called if "jax.Array" in vars(module)[name].__annotations__.values()}
+    assert not bare
 
 
 @pytest.mark.parametrize(("function", "args"), CALLS, ids=[f"{f.__name__}-{i}" for i, (f, _) in enumerate(CALLS)])
@@ -146,4 +110,4 @@ def test_shapes_and_types_are_what_the_docstrings_say(function: Any, args: tuple
 
 def test_the_shape_check_can_fail() -> None:
     with pytest.raises(Exception, match=r"jaxtyping|type"):
-        jaxtyped(typechecker=beartype)(group)(jnp.ones((3, 2)), 0.5)
+        jaxtyped(typechecker=beartype)(effects.group)(jnp.ones((3, 2)), 0.5)

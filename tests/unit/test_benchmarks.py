@@ -12,20 +12,23 @@ from experiments.benchmarks import measure
 from experiments.benchmarks.__main__ import Options, run
 from experiments.benchmarks.speed import Sizes
 
-TINY = Sizes(rounds=2, parallel=2, env_steps=3, members=2, num_envs=2, num_steps=4, num_epochs=1, num_minibatches=1, hidden=(4,), updates=1)
+TINY = Sizes(
+    rounds=2, parallel=2, env_steps=3, members=2, num_envs=2, num_steps=4, num_epochs=1, num_minibatches=1, hidden=(4,), updates=1,
+    environments=(1, 4),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     out = tmp_path_factory.mktemp("benchmarks") / "results" / "all.json"
-    run(Options(("env",), out, TINY))
+    run(Options(("members", "scale-envs"), out, TINY))
     return json.loads(out.read_text())
 
 
 def test_rows_hold_every_round_and_their_summary(results):
-    assert list(results) == ["env"]
-    rows = results["env"]["rows"]
-    assert [row["label"] for row in rows] == ["maze-n6", "maze-n4", "gymnax:CartPole-v1"]
+    assert list(results) == ["members", "scale-envs"]
+    rows = results["scale-envs"]["rows"]
+    assert [row["label"] for row in rows] == ["1 envs x 8 steps", "4 envs x 2 steps"]
     for row in rows:
         assert len(row["values"]) == 2
         assert min(row["values"]) > 0
@@ -67,5 +70,5 @@ def test_a_second_result_leaves_the_first_and_replaces_its_own(tmp_path):
 
 
 def test_unknown_name_is_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"^names = 'membres': unknown, did you mean members\?$"):
+    with pytest.raises(UserError, match=r"^names = 'membres': unknown, did you mean members, scale-members\?$"):
         run(Options(("membres",), tmp_path / "x.json", TINY))
