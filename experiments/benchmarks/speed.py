@@ -62,6 +62,8 @@ class Sizes:
     """Environments of the scaling curve."""
     actuators: tuple[int, ...] = (4, 6, 8)
     """Mazes on which the mask's cost is measured."""
+    chunks: int = 10_000
+    """Chunks of the run over which the memory of the host is measured."""
 
     @property
     def config(self) -> ppo.Config:
