@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import tyro
 
 from causal_jax.fields import suggest
-from causal_jax.types import UserError
+from causal_jax.types import Diverged, Terminated, UserError
 
 COMMANDS = ("train", "sweep", "evaluate", "report", "play", "export", "list")
 PRESETS = Path("experiments/presets")
@@ -320,8 +320,10 @@ def configure() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns of every program it reads from the cache
     import jax
 
+    from causal_jax.engine import avoid_hang
     from causal_jax.mesh import use_all_cores
 
+    avoid_hang()
     use_all_cores()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -347,24 +349,31 @@ def run(args: Sequence[str]) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The console script. Exit codes: 0 done, 2 bad input or a full disk, 130 interrupted."""
+    """The console script. Every error that is not ours is one line on stderr; the exit code tells the kind.
+
+    0 done, 2 bad input, too little memory foreseen or a full disk, 3 diverged, 4 out of memory, 130 interrupted, 143 terminated (SIGTERM).
+    """
     try:
         run(sys.argv[1:] if args is None else args)
     except UserError as error:
-        print(f"causal-jax: {error}", file=sys.stderr)
-        _exit(2)
+        _stop(str(error), 2)
+    except Diverged as error:
+        _stop(str(error), 3)
+    except Terminated as error:
+        _stop(str(error), 143)
     except OSError as error:
-        print(f"causal-jax: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        _exit(2)
+        _stop(f"{error.filename or 'output'}: {error.strerror or error}", 2)
     except KeyboardInterrupt:
-        print("causal-jax: stopped; continue with --resume", file=sys.stderr)
-        _exit(130)
+        _stop("stopped; continue with --resume", 130)
     except Exception as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
+            _stop(f"out of memory: {' '.join(str(error).split())[:200]}; take fewer members or smaller sizes", 4)
         _distributed_error(error)
         raise
 
 
-def _exit(code: int) -> None:
+def _stop(line: str, code: int) -> None:
+    print(f"causal-jax: {line}", file=sys.stderr)
     if "jax" in sys.modules:
         from causal_jax import hosts
 

@@ -95,6 +95,15 @@ def once(do: Callable[[], Any]) -> Any:
     return answer["result"]
 
 
+def any_of(flag: bool) -> bool:
+    """Whether the flag is set in any process; all must ask."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))
+
+
 def _broadcast(message: bytes) -> bytes:
     from jax.experimental import multihost_utils
 

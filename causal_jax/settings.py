@@ -46,10 +46,14 @@ class Settings:
     """Seed of every member, all points of swept values included; empty: they count up from seed, the same for every point."""
     combine: str = option("product", choices=("product", "zip"))
     """How swept values make points: product (every combination), or zip (the i-th values belong together)."""
-    steps: int = option(500_000, low=1)
+    steps: int = option(500_000, low=1, high=2**62)
     """Environment steps of each member (rounded up to whole updates)."""
     evaluations: int = option(10, low=1)
-    """Evaluations, log rows and checkpoints spread over the run."""
+    """Chunks that the run is cut into: after each comes a log row, and unless said otherwise an evaluation and a checkpoint."""
+    evaluate_every: int = option(1, low=1)
+    """Chunks between two evaluations."""
+    checkpoint_every: int = option(1, low=1)
+    """Chunks between two checkpoints."""
     eval_episodes: int = option(16, low=1)
     """Episodes per evaluation and member."""
     eval_steps: int = option(0, low=0)
@@ -64,11 +68,17 @@ class Settings:
     """Where run folders live."""
     mesh: str = ""
     """Devices, e.g. pop=4,data=2: members lie along pop, environments and minibatches along data; empty: as many as divide the members."""
+    on_nan: str = option("stop", choices=("stop", "skip-member"))
+    """A member that diverges (NaN or infinity): stop the run, keeping its last good checkpoint, or go on without the member."""
+    memory_limit: float = option(0.0, low=0.0)
+    """GiB that the run may need; 0: the memory of the machine or of its devices."""
     log: tuple[str, ...] = option((), choices=("wandb", "wandb-grouped"))
     """Loggers beside the console and results.jsonl: wandb (one run a member) or wandb-grouped (one run of means)."""
 
 
-MAY_CHANGE = ("steps", "mesh", "log", "folder", "name", "effects")  # what a resumed run need not repeat
+MAY_CHANGE = (  # what a resumed run need not repeat
+    "steps", "mesh", "log", "folder", "name", "effects", "evaluate_every", "checkpoint_every", "on_nan", "memory_limit",
+)  # fmt: skip
 
 
 class Resolved(NamedTuple):
@@ -132,12 +142,14 @@ def resolve(settings: Settings, config: Any = None, hyper: Any = None, *, train:
     """
     module = algorithm_module(settings.algorithm)
     validate(settings)
+    for field in ("name", "folder", "effects", "env"):
+        if not getattr(settings, field).isprintable():
+            raise UserError(f"{field} = {getattr(settings, field)!r}: must hold printable characters only")
+    if "/" in settings.name or settings.name in (".", ".."):
+        raise UserError(f"name = {settings.name!r}: must be the name of a folder; --folder says where it lives")
     config = config if config is not None else module.Config(**ALGORITHMS[settings.algorithm].preset)
     hyper = hyper if hyper is not None else module.Hyper()
-    swept = {name: tuple(np.atleast_1d(np.asarray(values, object)).tolist()) for name, values in vars(hyper).items()}
-    for name, values in swept.items():
-        for value in values:
-            validate(module.Hyper(**{name: value}), "hyper.")
+    swept = swept_values(module, hyper)
     env, env_params = make(settings.env, **parse_options(settings.env_options))
     algorithm = module.build(env, env_params, config)
     find_effects(settings)
@@ -149,6 +161,8 @@ def resolve(settings: Settings, config: Any = None, hyper: Any = None, *, train:
     if train:
         mesh.make_mesh(len(seeds), settings.mesh, mesh.batch_sizes(module, config))
     num_updates = -(-settings.steps // module.steps_per_update(config))
+    if num_updates >= 2**31:
+        raise UserError(f"steps = {settings.steps}: must be less than 2^31 updates of {module.steps_per_update(config):,} steps")
     chunk_updates = -(-num_updates // settings.evaluations)
     return Resolved(settings, config, swept, population, seeds, points, env, env_params, module, algorithm, num_updates, chunk_updates)
 
@@ -195,8 +209,11 @@ def write_json(path: Path, content: Any) -> None:
 def read_about(folder: Path, name: str = "run.json") -> dict[str, Any]:
     """The run.json of a run folder (or another file of its kind). Raises: UserError when there is none or it cannot be read."""
     try:
-        return dict(json.loads((folder / name).read_text()))
-    except (OSError, ValueError) as error:
+        content = json.loads((folder / name).read_text())
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+        return content
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"run = {str(folder)!r}: has no readable {name} ({type(error).__name__})") from None
 
 
@@ -221,6 +238,19 @@ def load_settings(about: dict[str, Any]) -> tuple[Settings, Any, Any]:
         known = {name: value for name, value in about["settings"].items() if name != "devices"}  # written before there was `mesh`
         settings = Settings(**tuples(known))
         module = algorithm_module(settings.algorithm)
-        return settings, module.Config(**tuples(about["config"])), module.Hyper(**tuples(about["hyper"]))
+        config, hyper = module.Config(**tuples(about["config"])), module.Hyper(**tuples(about["hyper"]))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"run.json: is not one of this program ({error})") from None
+    validate(settings)
+    validate(config)
+    swept_values(module, hyper)
+    return settings, config, hyper
+
+
+def swept_values(module: Any, hyper: Any) -> dict[str, tuple[Any, ...]]:
+    """The values of every field of a Hyper, which may be one or several. Raises: UserError for one of another type or out of range."""
+    swept = {name: tuple(np.atleast_1d(np.asarray(values, object)).tolist()) for name, values in vars(hyper).items()}
+    for name, values in swept.items():
+        for value in values:
+            validate(module.Hyper(**{name: value}), "hyper.")
+    return swept

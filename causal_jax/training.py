@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from causal_jax import engine, guard, memory
 from causal_jax import mesh as meshes
 from causal_jax.types import Algorithm, Hyper, Key, Metrics, State, Task, UserError
 
@@ -33,13 +34,17 @@ class Run(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What the host hears of a chunk: `metrics` {name: [updates, M]}, `evaluation` the evaluate pytree with leaves [M, ...] or None."""
+    """What the host hears of a chunk: `metrics` {name: [updates, M]}, `evaluation` the evaluate pytree with leaves [M, ...] or None,
+
+    `finite` {path of a float leaf of the state: bool [M]}; a leaf that was not finite when `fit` began counts as finite.
+    """
 
     run: Run
     t: int
     metrics: dict[str, np.ndarray]
     evaluation: Any
     seconds: float
+    finite: dict[str, np.ndarray]
 
 
 class Compiled(NamedTuple):
@@ -47,6 +52,7 @@ class Compiled(NamedTuple):
 
     chunk: Callable[..., Any]
     evaluate: Callable[..., Any] | None
+    finite: Callable[..., Any]
     seconds: float
     bytes: int
 
@@ -126,12 +132,13 @@ def chunk_function(
     algorithm: Algorithm, capacity: int, task_axes: Any = None, mesh: jax.sharding.Mesh | None = None
 ) -> Callable[[Run, Task, jax.Array], tuple[Run, Metrics]]:
     """The program of a run: (run, task, num <= capacity) -> run after `num` more updates, metrics with leaves [capacity, M]."""
+    update = jax.jit(algorithm.step)  # so that it is traced once, for the shapes of its metrics and for the loop
 
     def one(key: Key, state: State, hyper: Hyper, t: jax.Array, task: Task, num: jax.Array) -> tuple[State, Metrics]:
         stream = streams(key)[1]
 
         def step(t: jax.Array, state: State) -> tuple[State, Metrics]:
-            return algorithm.step(jax.random.fold_in(stream, t), state, hyper, task)
+            return update(jax.random.fold_in(stream, t), state, hyper, task)
 
         def body(i: jax.Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
             state, rows = carry
@@ -164,9 +171,19 @@ def evaluate_function(evaluate: Evaluate, task_axes: Any = None, mesh: jax.shard
 
 
 def compile_run(
-    algorithm: Algorithm, run: Run, task: Task, capacity: int, evaluate: Evaluate | None = None, task_axes: Any = None
+    algorithm: Algorithm,
+    run: Run,
+    task: Task,
+    capacity: int,
+    evaluate: Evaluate | None = None,
+    task_axes: Any = None,
+    on_estimate: Callable[[int], None] = lambda num_bytes: None,
 ) -> Compiled:
-    """Compile the chunk and the evaluation ahead of time. `run` is given away to the chunk function at every call."""
+    """Compile the chunk, the evaluation and the check for NaN ahead of time. `run` is given away to the chunk function at every call.
+
+    `on_estimate` hears the bytes that the programs will need (see memory.py) before anything is compiled; it may raise to refuse.
+    """
+    engine.avoid_hang()
     began = time.perf_counter()
     num = np.int32(0)  # numpy: an argument that every process has
     shardings = (jax.tree.map(lambda x: x.sharding, run), None)
@@ -175,13 +192,14 @@ def compile_run(
     mesh = meshes.mesh_of(run)
     with meshes.ambient(mesh):
         program = jax.jit(chunk_function(algorithm, capacity, task_axes, mesh), donate_argnums=0, out_shardings=shardings)
-        chunk = program.lower(run, task, num).compile(compiler_options=options)
-        programs, evaluator = [chunk], None
+        traced = [program.trace(run, task, num)]
         if evaluate is not None:
-            evaluator = jax.jit(evaluate_function(evaluate, task_axes, mesh)).lower(run, task).compile(compiler_options=options)
-            programs.append(evaluator)
+            traced.append(jax.jit(evaluate_function(evaluate, task_axes, mesh)).trace(run, task))
+        on_estimate(memory.size_of((run, task)) + max(memory.peak(x.jaxpr.jaxpr) for x in traced))
+        programs = [x.lower().compile(compiler_options=options) for x in traced]
+        finite = jax.jit(guard.finite).lower(run.state).compile(compiler_options=options)
     seconds = time.perf_counter() - began
-    return Compiled(chunk, evaluator, seconds, max(map(_bytes, programs)))
+    return Compiled(programs[0], programs[1] if evaluate is not None else None, finite, seconds, max(map(_bytes, programs)))
 
 
 def _bytes(program: Any) -> int:
@@ -199,35 +217,42 @@ def fit(
     *,
     chunk_updates: int,
     evaluate: Evaluate | None = None,
+    evaluate_every: int = 1,
     task_axes: Any = None,
+    on_estimate: Callable[[int], None] = lambda num_bytes: None,
     on_compiled: Callable[[Compiled], None] = lambda compiled: None,
     on_chunk: Callable[[Chunk], None] = lambda chunk: None,
 ) -> Run:
     """Drive a population from update run.t to `num_updates`, `chunk_updates` at a time; between chunks evaluate and tell `on_chunk`.
 
     Args: run: from `start` or a checkpoint; it is consumed. evaluate: (key, state, task) -> pytree, for one member. task_axes: vmap
-      axes of the task (None: shared by all members). A fresh run is evaluated before its first update.
+      axes of the task (None: shared by all members). A fresh run is evaluated before its first update, then after every
+      `evaluate_every`th chunk and the last. on_estimate: as in `compile_run`.
     Returns: the run after the last update.
     Raises: UserError when a count is not positive.
     """
-    for name, value in (("num_updates", num_updates), ("chunk_updates", chunk_updates)):
+    for name, value in (("num_updates", num_updates), ("chunk_updates", chunk_updates), ("evaluate_every", evaluate_every)):
         if value < 1:
             raise UserError(f"{name} = {value}: must be at least 1")
     t = int(run.t)
-    compiled = compile_run(algorithm, run, task, min(chunk_updates, num_updates), evaluate, task_axes)
+    compiled = compile_run(algorithm, run, task, min(chunk_updates, num_updates), evaluate, task_axes, on_estimate)
     on_compiled(compiled)
 
     def evaluation(run: Run) -> Any:
-        return None if compiled.evaluate is None else meshes.fetch(compiled.evaluate(run, task))
+        due = -(-t // chunk_updates) % evaluate_every == 0 or t == num_updates
+        return None if compiled.evaluate is None or not due else meshes.fetch(compiled.evaluate(run, task))
 
+    finite = meshes.fetch(compiled.finite(run.state))
+    pending = {path: ~good for path, good in finite.items()}  # not finite from the start: a best score of -inf, say
     if t == 0 and compiled.evaluate is not None:
-        on_chunk(Chunk(run, 0, {}, evaluation(run), 0.0))
+        on_chunk(Chunk(run, 0, {}, evaluation(run), 0.0, {}))
     while t < num_updates:
         began = time.perf_counter()
         num = min(chunk_updates - t % chunk_updates, num_updates - t)
         run, metrics = compiled.chunk(run, task, np.int32(num))
-        rows = {name: x[:num] for name, x in meshes.fetch(metrics).items()}
+        metrics, finite = meshes.fetch((metrics, compiled.finite(run.state)))
+        rows = {name: np.asarray(x)[:num] for name, x in metrics.items()}
         t += num
         seconds = time.perf_counter() - began
-        on_chunk(Chunk(run, t, rows, evaluation(run), seconds))
+        on_chunk(Chunk(run, t, rows, evaluation(run), seconds, {path: good | pending[path] for path, good in finite.items()}))
     return run

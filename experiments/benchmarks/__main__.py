@@ -14,7 +14,7 @@ import tyro
 from causal_jax.fields import suggest
 from causal_jax.mesh import use_all_cores
 from causal_jax.types import UserError
-from experiments.benchmarks import measure, scaling, speed
+from experiments.benchmarks import host, measure, scaling, speed
 from experiments.benchmarks.speed import Sizes
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -30,6 +30,8 @@ BENCHMARKS: dict[str, Callable[[Sizes], dict[str, Any]]] = {
     "scale-devices": scaling.devices_curve,
     "population": scaling.population,
     "sweep": speed.sweep,
+    "overhead": host.overhead,
+    "long": host.long,
 }
 
 

@@ -66,6 +66,8 @@ class Sizes:
     """Trials of the sweep, and as many command line runs beside it; each contestant is measured once."""
     sweep_steps: int = 20_000
     """Environment steps of each."""
+    chunks: int = 10_000
+    """Chunks of the run over which the memory of the host is measured."""
 
     @property
     def config(self) -> ppo.Config:

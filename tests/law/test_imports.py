@@ -15,7 +15,7 @@ RANKS = (  # a module may import modules of its own line and of the lines before
     {"spaces", "networks", "distributions", "returns", "losses", "optim", "normalize", "statistics"},
     {"replay", "rollout", "planning", "causal", "envs"},
     {"algorithms"},
-    {"hosts", "stderr", "mesh"},
+    {"hosts", "stderr", "mesh", "engine", "guard", "memory"},
     {"training", "checkpoint", "logs", "history", "plots", "plots_causal", "page", "sweep_file", "sweep_plots"},
     {"settings", "report"},
     {"runs", "evaluation", "policy", "gallery", "gallery_maze", "sweep"},
