@@ -39,12 +39,8 @@ def overhead(sizes: Sizes) -> dict[str, Any]:
         checkpoint_every=EVERY,
     )  # fmt: skip
     values: dict[str, list[float]] = {"bare chunks": [], "a run with everything on": []}
-    parts: dict[str, list[float]] = {
-        "a log row": [],
-        "an evaluation": [],
-        "a checkpoint, until training goes on": [],
-        "a checkpoint, whole": [],
-    }
+    names = ("a log row", "an evaluation", "a checkpoint, until training goes on", "a checkpoint, whole")
+    parts: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(sizes.rounds):
         with tempfile.TemporaryDirectory() as folder:
             run = resolve(dataclasses.replace(settings, folder=folder), sizes.config)
@@ -134,13 +130,10 @@ def long(sizes: Sizes) -> dict[str, Any]:
         path = runs.train_run(resolve(settings, config), say=lambda text: held.append(resident()))
         size = (path / "results.jsonl").stat().st_size / 2**20
         rows = sum(1 for _ in (path / "results.jsonl").open())
-    warm = held[len(held) // 10]
-    told = [
-        Row("after a tenth of the chunks", "MiB", [warm]),
-        Row("at the end", "MiB", [held[-1]]),
-        Row("growth", "MiB", [held[-1] - warm]),
-    ]
-    told += [Row("results.jsonl", "MiB", [size])]
-    return summary(told, [Ratio(f"growth / 20 MiB, {sizes.chunks:,} chunks", "growth", 20.0, "< 1")]) | {
-        "notes": [f"results.jsonl holds {rows} rows"]
+    warm, end = held[len(held) // 10], held[-1]
+    values = {"after a tenth of the chunks": warm, "at the end": end, "growth": end - warm, "results.jsonl": size}
+    told = [Row(label, "MiB", [value]) for label, value in values.items()]
+    return {
+        **summary(told, [Ratio(f"growth / 20 MiB, {sizes.chunks:,} chunks", "growth", 20.0, "< 1")]),
+        "notes": [f"{rows} rows are left"],
     }
