@@ -14,7 +14,11 @@ import subprocess
 import sys
 
 LOST = "causal-jax: another process of this run is gone; start all of them again with --resume"
-_DYING = re.compile(r"[WEF]\d{4} .*(coordination_service|JAX distributed service|preemption_sync)|causal-jax: another process")
+# the runtime; a thread of orbax that logs a collective that failed; ourselves
+_DYING = re.compile(
+    r"[WEF]\d{4} .*(coordination_service|JAX distributed service|preemption_sync)"
+    r"|ERROR:absl:.*(Gloo|NCCL|UNAVAILABLE|Connection (closed|reset))|causal-jax: another process"
+)
 _CHATTER = "[Gloo] Rank"  # on stdout
 
 

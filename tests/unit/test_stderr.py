@@ -21,6 +21,7 @@ F1121 12:36:21.640562   11328 client.h:80] Terminating process because the JAX d
         ("[Gloo] Rank 0 is connected to 1 peer ranks\ncausal-jax: steps = 0\n", "causal-jax: steps = 0\n"),
         ("Traceback\n  line\nKeyError: 3\n", "Traceback\n  line\nKeyError: 3\n"),
         ("before\n" + FATAL, "before\n" + stderr.LOST + "\n"),
+        ("ERROR:absl:[process=0] UNKNOWN: Gloo AllGather failed: Connection closed\nTraceback\n  line\n", stderr.LOST + "\n"),
         (stderr.LOST + "\n" + FATAL, stderr.LOST + "\n"),
         (
             FATAL + "causal-jax: results.jsonl: No space left on device\n",
