@@ -6,21 +6,24 @@ dataclasses' docstrings. --preset and --config give other defaults (a file of ex
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import io
 import os
-import re
-import sys
-import traceback
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
 
-import tyro
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before jax is imported: XLA tells of every program it reads from the cache
 
-from causal_jax.fields import suggest
-from causal_jax.types import Diverged, Terminated, UserError
+import contextlib  # noqa: E402
+import dataclasses  # noqa: E402
+import io  # noqa: E402
+import re  # noqa: E402
+import sys  # noqa: E402
+import traceback  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Annotated, Any  # noqa: E402
+
+import tyro  # noqa: E402
+
+from causal_jax.fields import suggest  # noqa: E402
+from causal_jax.types import Diverged, Terminated, UserError  # noqa: E402
 
 COMMANDS = ("train", "sweep", "evaluate", "report", "play", "export", "list")
 PRESETS = Path("experiments/presets")
@@ -317,7 +320,6 @@ def configure() -> None:
 
     The cache is under the user's cache folder unless JAX_COMPILATION_CACHE_DIR says otherwise.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns of every program it reads from the cache
     import jax
 
     from causal_jax.engine import avoid_hang

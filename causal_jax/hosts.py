@@ -126,7 +126,7 @@ def leave(code: int) -> None:
         return
     sys.stdout.flush()
     sys.stderr.flush()
-    if code in (0, 2):  # 2: bad input, which all have seen
+    if code in (0, 2, 3, 143):  # bad input, divergence, SIGTERM: what all have agreed on
         with contextlib.suppress(Exception):
             jax.distributed.shutdown()
     if code:

@@ -164,7 +164,8 @@ def _train(run: Resolved, folder: Path, say: Say, asked_to_stop: Callable[[], bo
     state = training.start(run.algorithm, run.seeds, run.hyper, task, task_axes, devices)
     task = mesh.shard_task(task, task_axes, devices)
     checkpoints = Checkpoints(folder / "ckpt")
-    checkpoints.clean()
+    if hosts.first():
+        checkpoints.clean()
     restored = checkpoints.restore(state, say=say)
     state = state if restored is None else restored
     t = int(state.t)
