@@ -10,20 +10,20 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before jax is imported: XLA tells of every program it reads from the cache
 
-import contextlib  # noqa: E402
-import dataclasses  # noqa: E402
-import io  # noqa: E402
-import re  # noqa: E402
-import sys  # noqa: E402
-import traceback  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Annotated, Any  # noqa: E402
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
-import tyro  # noqa: E402
+import tyro
 
-from causal_jax.fields import suggest  # noqa: E402
-from causal_jax.types import Diverged, Terminated, UserError  # noqa: E402
+from causal_jax.fields import suggest
+from causal_jax.types import Diverged, Terminated, UserError
 
 COMMANDS = ("train", "sweep", "evaluate", "report", "play", "export", "list")
 PRESETS = Path("experiments/presets")
