@@ -194,10 +194,7 @@ def _spread(args: Sequence[str]) -> list[str]:
 
 
 def parse_train(args: list[str]) -> Any:
-    """The words after `train`: an object with settings, config, hyper (of the algorithm's own types), resume and report.
-
-    Raises: UserError for bad input.
-    """
+    """The words after `train`: an object with settings, config, hyper (the algorithm's own), resume, report. Raises: UserError."""
     from causal_jax import hosts
     from causal_jax.algorithms import ALGORITHMS, algorithm_module
     from causal_jax.settings import Settings
@@ -364,6 +361,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except Terminated as error:
         _stop(str(error), 143)
     except OSError as error:
+        _distributed_error(error, lost_only=True)
         _stop(f"{error.filename or 'output'}: {error.strerror or error}", 2)
     except KeyboardInterrupt:
         _stop("stopped; continue with --resume", 130)
@@ -383,14 +381,14 @@ def _stop(line: str, code: int) -> None:
     sys.exit(code)
 
 
-def _distributed_error(error: Exception) -> None:
+def _distributed_error(error: Exception, lost_only: bool = False) -> None:
     """End this process of a distributed run so that the others notice. Nothing for a single process."""
     from causal_jax import hosts, stderr
 
     if hosts.peer_lost(error):
         print(stderr.LOST, file=sys.stderr)
         hosts.leave(1)
-    if hosts.active():
+    if hosts.active() and not lost_only:
         traceback.print_exc()
         hosts.leave(1)
 

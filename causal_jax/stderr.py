@@ -19,7 +19,7 @@ _DYING = re.compile(
     r"[WEF]\d{4} .*(coordination_service|JAX distributed service|preemption_sync)"
     r"|ERROR:absl:.*(Gloo|NCCL|UNAVAILABLE|Connection (closed|reset))|causal-jax: another process"
 )
-_CHATTER = "[Gloo] Rank"  # on stdout
+_CHATTER = "connected peer ranks is"  # of gloo, on stdout
 
 
 def through_filter() -> None:
@@ -41,7 +41,7 @@ def _filter() -> None:
     with open(0, errors="replace", closefd=False) as lines:  # line by line, as they come
         for line in lines:
             lost = lost or bool(_DYING.match(line))
-            if line.startswith(_CHATTER) or (lost and (line.startswith(LOST) or not line.startswith("causal-jax: "))):
+            if _CHATTER in line or (lost and (line.startswith(LOST) or not line.startswith("causal-jax: "))):
                 continue
             sys.stderr.write(line)
             sys.stderr.flush()

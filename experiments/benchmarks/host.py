@@ -65,7 +65,7 @@ def overhead(sizes: Sizes) -> dict[str, Any]:
 def bare(run: Any) -> dict[str, Any]:
     """Seconds of the chunks alone, after compiling and one chunk to warm up; with them the run and its programs."""
     task = run.module.Task(run.env_params)
-    state = mesh.shard_run(training.start(run.algorithm, run.seeds, run.hyper, task), mesh.population_mesh(run.num_members))
+    state = mesh.shard_run(training.start(run.algorithm, run.seeds, run.hyper, task), mesh.make_mesh(run.num_members))
     compiled = training.compile_run(run.algorithm, state, task, run.chunk_updates, runs.evaluator(run))
     num = jnp.asarray(run.chunk_updates, jnp.int32)
     state, metrics = compiled.chunk(state, task, num)

@@ -38,7 +38,7 @@ def main() -> None:
     world, params = make(CARTPOLE)
     algorithm, task = ppo.build(world, params, sizes.config), ppo.Task(params)
     hyper, seeds, _ = training.grid(ppo.Hyper(), range(sizes.members))
-    run = mesh.shard_run(training.start(algorithm, seeds, hyper, task), mesh.population_mesh(sizes.members))
+    run = mesh.shard_run(training.start(algorithm, seeds, hyper, task), mesh.make_mesh(sizes.members))
     compiled = training.compile_run(algorithm, run, task, sizes.updates)
     num = jnp.asarray(sizes.updates, jnp.int32)
     run = jax.block_until_ready(compiled.chunk(run, task, num)[0])

@@ -18,7 +18,10 @@ F1121 12:36:21.640562   11328 client.h:80] Terminating process because the JAX d
     ("written", "passed"),
     [
         ("one\ntwo\n", "one\ntwo\n"),
-        ("[Gloo] Rank 0 is connected to 1 peer ranks\ncausal-jax: steps = 0\n", "causal-jax: steps = 0\n"),
+        (
+            "[Gloo] Rank 0. Expected number of connected peer ranks is : 1\ncausal-jax: steps = 0\n",
+            "causal-jax: steps = 0\n",
+        ),
         ("Traceback\n  line\nKeyError: 3\n", "Traceback\n  line\nKeyError: 3\n"),
         ("before\n" + FATAL, "before\n" + stderr.LOST + "\n"),
         ("ERROR:absl:[process=0] UNKNOWN: Gloo AllGather failed: Connection closed\nTraceback\n  line\n", stderr.LOST + "\n"),
