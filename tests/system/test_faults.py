@@ -305,7 +305,7 @@ def test_memory_foreseen_is_refused_and_leaves_nothing(tmp_path: Path, capsys: p
 def test_memory_that_runs_out_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A real allocation, of more than a process can address."""
     program = Program(tmp_path / "new", capsys)
-    monkeypatch.setattr(mesh, "shard_run", lambda *args: jax.block_until_ready(jnp.zeros((2**23, 2**23))))
+    monkeypatch.setattr(mesh, "shard_task", lambda *args: jax.block_until_ready(jnp.zeros((2**23, 2**23))))
     said = program()
     assert said.code == 4
     (line,) = said.err
