@@ -28,6 +28,7 @@ from causal_jax import hosts
 from causal_jax.types import UserError
 
 Say = Callable[[str], None]
+UNVERIFIED = "it has no checksums"
 
 
 def _is_key(x: Any) -> bool:
@@ -112,15 +113,16 @@ class Checkpoints:
     def _sums(self, kind: str, step: int) -> Path:
         return self.folder / f"{kind}-{step}.json"
 
-    def _intact(self, kind: str, step: int) -> bool:
-        """Whether the files are those that were written; a stop between checkpoint and checksums leaves it to the reader."""
-        return bool(hosts.once(lambda: self._check(kind, step)))
+    def _fault(self, kind: str, step: int) -> str:
+        """What is wrong with the files of a checkpoint, before anything of it is read; empty where they are those that were written."""
+        return str(hosts.once(lambda: self._check(kind, step)))
 
-    def _check(self, kind: str, step: int) -> bool:
+    def _check(self, kind: str, step: int) -> str:
         try:
-            return bool(json.loads(self._sums(kind, step).read_text()) == _checksums(self.folder / kind / str(step)))
+            sums = json.loads(self._sums(kind, step).read_text())
         except (OSError, ValueError):
-            return True
+            return UNVERIFIED
+        return "" if sums == _checksums(self.folder / kind / str(step)) else "its files have changed"
 
     def clean(self) -> None:
         """Delete what killed processes left half-written. For the process that holds the run's lock."""
@@ -139,16 +141,19 @@ class Checkpoints:
     def restore(self, example: Any, kind: str = "last", say: Say = print) -> Any:
         """The newest readable checkpoint of `kind`, shaped and placed like `example` (arrays); None when there is no checkpoint.
 
-        One that is damaged or of another program is told with `say` and the one before is tried.
+        One that is damaged or of another program is told with `say` and the one before is tried. One without checksums (the writer was
+        killed before them, or somebody copied only half) is tried only where none has any.
         Raises: UserError when none can be read.
         """
         manager = self._managers[kind]
         steps = sorted(manager.all_steps(), reverse=True)
+        faults = {step: self._fault(kind, step) for step in steps}
+        trusting = all(faults.values())
         reasons = []
         for step in steps:
             try:
-                if not self._intact(kind, step):
-                    raise OSError("its files have changed")
+                if faults[step] and not (trusting and faults[step] == UNVERIFIED):
+                    raise OSError(faults[step])
                 about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
                 foreign = set(about["leaves"].items()) ^ set(describe(example).items())
                 if foreign:
