@@ -28,10 +28,14 @@ from causal_jax.types import Key, Params, UserError
 
 
 class State(NamedTuple):
-    """What training moves without gradients: batch normalisation statistics by layer name, and the codebook (None if there is none)."""
+    """What training moves without gradients: batch normalisation statistics by layer name, the codebook, CDL's running CMI [N, S] in nats
+
+    (None where a model has none).
+    """
 
     norms: dict[str, NormStats]
     book: Codebook | None
+    cmi: jax.Array | None = None
 
 
 class Rows(NamedTuple):
@@ -171,9 +175,7 @@ def build(spec: Spec = Spec(), truth: Callable[[jax.Array, jax.Array], jax.Array
         logits, norms = decode(params, norms, spec, codebook.straight_through(h, q), train)
         return logits, Step(h, h=h, q=q, code=code), State(norms, book)
 
-    def step(
-        params: Params, rows: Rows | None, state: State, obs: jax.Array, action: jax.Array, noise: Noise | None
-    ) -> tuple[Step, State]:
+    def step(params: Params, rows: Rows | None, state: State, obs: jax.Array, action: jax.Array, noise: Noise | None) -> tuple[Step, State]:
         real_action = jax.nn.one_hot(action, spec.action_size)[:, None] if spec.discrete else action
         features = None if rows else predictors.source_features(params, obs, real_action)
 

@@ -35,7 +35,9 @@ def draw_noise(key: Key, spec: Spec, num_steps: int, batch_size: int) -> Noise:
     return Noise(edges, draw(key_state, (*lead, n, spec.variable_size)))
 
 
-def rollout(model: Model, params: Params, state: State, obs: jax.Array, actions: jax.Array, noise: Noise | None = None) -> tuple[Step, State]:
+def rollout(
+    model: Model, params: Params, state: State, obs: jax.Array, actions: jax.Array, noise: Noise | None = None
+) -> tuple[Step, State]:
     """H model steps from the observations of a batch.
 
     Args: obs: [B, N, C], one-hot (with `table_rows` it must be; noisy encodings go through `rollout_encoded`) or real. actions: int
@@ -79,7 +81,7 @@ def losses(spec: Spec, steps: Step, target: jax.Array, sparsity: str = "mean") -
       sparsity: "mean" (authors) or "sum" (the paper's formula), see `causal.graphs`.
     """
     terms = {"pred": jnp.mean(predictors.nll(spec, steps.output, jnp.swapaxes(target, 0, 1)))}
-    if steps.logits is not None and steps.edges is not None:
+    if steps.logits is not None and steps.edges is not None:  # a learned graph
         terms["reg"] = graphs.sparsity(steps.logits, steps.edges, sparsity)
     if steps.h is not None and steps.q is not None:
         terms["commit"] = jnp.mean(jax.vmap(jax.vmap(codebook.commitment_loss))(steps.h, steps.q))

@@ -163,7 +163,12 @@ def predict(params: Params, first: jax.Array, label: jax.Array | None = None) ->
     x = first + params["sa_b"][:, None]
     if label is not None:
         x = x + jnp.einsum("bl,nlf->nbf" if label.ndim == 2 else "bnl,nlf->nbf", label, params["label_w"])
-    x, i = jax.nn.relu(x), 0
+    return outputs(params, jax.nn.relu(x))
+
+
+def outputs(params: Params, x: jax.Array) -> jax.Array:
+    """The hidden layers gen_* and the last one, each target its own: x [N, B, F] -> [B, N, O]."""
+    i = 0
     while f"gen_w{i}" in params:
         x = jax.nn.relu(jnp.einsum("nbf,nfo->nbo", x, params[f"gen_w{i}"]) + params[f"gen_b{i}"][:, None])
         i += 1

@@ -13,7 +13,15 @@ from causal_jax.types import UserError
 
 N, C, A, B, H = 4, 3, 12, 16, 3
 SPEC = predictors.Spec(
-    num_variables=N, variable_size=C, action_size=A, width=8, num_hidden=1, encoder_hidden=(8, 6), decoder_hidden=(6,), num_codes=5, code_dim=3
+    num_variables=N,
+    variable_size=C,
+    action_size=A,
+    width=8,
+    num_hidden=1,
+    encoder_hidden=(8, 6),
+    decoder_hidden=(6,),
+    num_codes=5,
+    code_dim=3,
 )
 KEY = jax.random.key(0)
 
