@@ -1,16 +1,17 @@
 """CDL: one global causal graph from conditional mutual information, a rival of FCDL and its ancestor.
 
-CDL (Wang et al. 2022, arXiv 2206.13452; as run in FCDL, arXiv 2406.03234: widths 128, epsilon 0.001, tau 0.9 on Chemical). Every (target,
-source) pair has its own feature network of two layers; a target takes the element-wise MAX over the sources its mask lets through. Trained on
-three losses: with all sources, with one source per sample and target left out, with the current graph. The graph: source i is a parent of j
+CDL (Wang et al. 2022, arXiv 2206.13452; as run in FCDL, arXiv 2406.03234: widths 128, epsilon 0.001, tau 0.9 on Chemical). Every pair
+(target, source) has its own feature network of two layers; a target takes the element-wise MAX over the sources its mask lets through.
+Trained on three losses: with all sources, with one source per sample and target left out, with the current graph. Source i is a parent of j
 where the running mean of CMI_ji = E[NLL_j without i - NLL_j with all] reaches epsilon; a variable is always its own parent.
-Departures: losses are means over steps and variables as in the rest of this package (the authors' CDL sums them); CMI is measured on one step
-from recorded states, its definition; and it starts at epsilon, so that every edge exists until it is measured.
+Departures: losses are means over steps and variables as in the rest of this package (the authors' CDL sums them); CMI is measured on one
+step from recorded states, its definition; and it starts at epsilon, so that every edge exists until it is measured.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from causal_jax.types import Key, Metrics, Params
 
 def graph(cmi: jax.Array, epsilon: float = 0.001) -> jax.Array:
     """The parents by CMI, [N, S] of 0.0 and 1.0: cmi [N, S] nats, threshold epsilon nats; the diagonal is always on."""
-    return ((cmi >= epsilon) | jnp.eye(*cmi.shape, dtype=bool)).astype(jnp.float32)
+    return ((cmi >= epsilon) | jnp.eye(cmi.shape[0], cmi.shape[1], dtype=bool)).astype(jnp.float32)
 
 
 def build(spec: Spec, epsilon: float = 0.001) -> Model:
@@ -40,12 +41,12 @@ def build(spec: Spec, epsilon: float = 0.001) -> Model:
 
     def init(key: Key) -> tuple[Params, State]:
         weight, bias = math.sqrt(6.0 / f), 1.0 / math.sqrt(f)
-        shapes = {"state": (n, n, spec.variable_size, f), "action": (n, spec.num_actions, spec.action_size, f)}
+        shapes: dict[str, tuple[int, ...]] = {"state": (n, n, spec.variable_size, f), "action": (n, spec.num_actions, spec.action_size, f)}
         shapes |= {"feature": (n, spec.num_sources, f, f)} | {f"gen{i}": (n, f, f) for i in range(spec.num_hidden)} | {"out": (n, f, o)}
         params = {}
-        for key, (name, shape) in zip(jax.random.split(key, len(shapes)), shapes.items(), strict=True):
-            key_w, key_b = jax.random.split(key)
-            w, b = (f"gen_w{name[3:]}", f"gen_b{name[3:]}") if name[:3] == "gen" else (f"{name}_w", f"{name}_b")
+        for layer, (name, shape) in zip(jax.random.split(key, len(shapes)), shapes.items(), strict=True):
+            key_w, key_b = jax.random.split(layer)
+            w, b = predictors.names(name)
             params[w] = uniform(key_w, shape, math.sqrt(6.0 / (f * o)) if name == "out" else weight)
             params[b] = uniform(key_b, (*shape[:-2], shape[-1]), bias)
         return params, State({}, None, jnp.full((n, spec.num_sources), epsilon))
@@ -80,8 +81,8 @@ def build(spec: Spec, epsilon: float = 0.001) -> Model:
         edges = jnp.broadcast_to(edges, (obs.shape[0], n, spec.num_sources))
         # At least one source always passes: a target is its own parent, and no more than one source is left out.
         masked = jnp.where(edges[..., None] > 0, jnp.concatenate(x, axis=2), -jnp.inf)
-        x = jnp.moveaxis(jnp.max(masked, axis=2), 1, 0)
-        return Step(predictors.outputs(params, x), edges=edges), state
+        strongest = jnp.moveaxis(jnp.max(masked, axis=2), 1, 0)
+        return Step(predictors.outputs(params, strongest), edges=edges), state
 
     return Model(dense_spec(spec), init, prepare, step)
 
@@ -94,7 +95,7 @@ def loss(
     obs: jax.Array,
     actions: jax.Array,
     target: jax.Array,
-    causal: jax.Array | bool = True,
+    causal: Any = True,
 ) -> tuple[jax.Array, Metrics]:
     """The three losses of one update, summed: (loss [], metrics loss_full, loss_dropped, loss_causal). key: consumed.
 

@@ -23,10 +23,10 @@ Scalar = float | Float[Array, ""]
 
 
 class Codebook(NamedTuple):
-    """codes [K, D]; count [K] and total [K, D]: the running number and sum of the embeddings given to each code."""
+    """codes [K, D]; counts [K] and total [K, D]: the running number and sum of the embeddings given to each code."""
 
     codes: Float[Array, "K D"]
-    count: Float[Array, "K"]
+    counts: Float[Array, "K"]
     total: Float[Array, "K D"]
 
 
@@ -37,7 +37,7 @@ def init(key: Key, num_codes: int, dim: int) -> Codebook:
 
 
 def nearest(codes: Codes, h: Embedding) -> Int[Array, ""]:
-    """argmin_k |h - e_k|, int32 []. By differences: embeddings of noisy inputs exceed 100 and |h|^2 - 2 h e + |e|^2 would lose the order."""
+    """argmin_k |h - e_k|, int32 []. By differences: embeddings of noisy inputs exceed 100, |h|^2 - 2 h e + |e|^2 would lose the order."""
     distance = jnp.sum(jnp.square(h - codes), axis=-1)
     return jnp.argmin(distance).astype(jnp.int32)
 
@@ -68,7 +68,7 @@ def ema_update(book: Codebook, h: Float[Array, "B D"], code: Int[Array, "B"], de
     given = jax.nn.one_hot(code, num_codes, dtype=book.codes.dtype)
     n = jnp.sum(given, axis=0)
     embeddings = jnp.matmul(given.T, jax.lax.stop_gradient(h), precision=jax.lax.Precision.HIGHEST)
-    count = decay * book.count + (1.0 - decay) * jnp.where(n == 0, 1.0, n)
+    count = decay * book.counts + (1.0 - decay) * jnp.where(n == 0, 1.0, n)
     total = decay * book.total + (1.0 - decay) * embeddings
     everything = jnp.sum(count)
     smoothed = (count + epsilon) / (everything + num_codes * epsilon) * everything

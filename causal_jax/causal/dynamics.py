@@ -1,8 +1,8 @@
-"""FCDL's dynamics model and its relatives as pure functions: infer a local graph per state and action, predict each variable from its parents.
+"""FCDL's dynamics model and its relatives as pure functions: infer a local graph, predict each variable from its parents in it.
 
 FCDL (arXiv 2406.03234; authors' gumbel.py, inference_ours_*.py). encoder(features) -> h -> nearest code -> decoder -> edge logits -> graph
--> masked predictors. Relatives that share all but the graph (`Spec.adjacency`): NCD's encoder ends in edge logits (sampled), Modular sees all
-sources (full), Oracle the global graph (global), Oracle-local the true local graph (given; not in the paper, its ceiling).
+-> masked predictors. Relatives that share all but the graph (`Spec.adjacency`): NCD's encoder ends in edge logits (sampled), Modular sees
+all sources (full), Oracle the global graph (global), Oracle-local the true local graph (given; not in the paper, its ceiling).
 In training (noise given) edges are sampled, batch normalisation uses the batch, and both its statistics and the codebook move with EVERY
 model step, so three times per update with a rollout of 3; a step infers its codes with the codebook that the step before left.
 Without noise nothing is random and nothing moves. The decoder is normalised too: in training a sample's graph depends on its batch.
@@ -35,7 +35,7 @@ class State(NamedTuple):
 
     norms: dict[str, NormStats]
     book: Codebook | None
-    cmi: jax.Array | None = None
+    cmi: Any = None
 
 
 class Rows(NamedTuple):
@@ -61,9 +61,12 @@ class Step(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """Draws of one training step: edges [B, N, S] logistic (None if no graph is sampled), state [B, N, C] Gumbel or standard normal."""
+    """Draws of one training step: edges [B, N, S] logistic, state [B, N, C] Gumbel or standard normal.
 
-    edges: jax.Array | None
+    edges is None if no graph is sampled; for CDL it is the mask itself.
+    """
+
+    edges: Any
     state: jax.Array
 
 
@@ -97,7 +100,7 @@ def _free(spec: Spec) -> Any:
 
 
 def _init_normalised(key: Key, prefix: str, num_in: int, hidden: Sequence[int], num_out: int) -> tuple[Params, dict[str, NormStats]]:
-    """Linear (no bias), batch normalisation, leaky relu, repeated, then linear: bounds sqrt(1.5 / fan_in), the last bias 1 / sqrt(fan_in)."""
+    """Linear (no bias), normalisation, leaky relu, repeated, then linear: bounds sqrt(1.5 / fan_in), the last bias 1 / sqrt(fan_in)."""
     params, norms = {}, {}
     for i, size in enumerate(hidden):
         key, key_w = jax.random.split(key)
@@ -128,7 +131,7 @@ def decode(params: Params, norms: dict[str, NormStats], spec: Spec, codes: jax.A
     return graphs.place(free_logits, _free(spec)), norms
 
 
-def build(spec: Spec = Spec(), truth: Callable[[jax.Array, jax.Array], jax.Array] | None = None) -> Model:
+def build(spec: Spec, truth: Callable[[jax.Array, jax.Array], jax.Array] | None = None) -> Model:
     """The model of a spec.
 
     truth: for adjacency "given" the true local graph of one sample, (obs [N, C], action int [] or [M, a]) -> bool [N, S]; it also runs
@@ -144,7 +147,8 @@ def build(spec: Spec = Spec(), truth: Callable[[jax.Array, jax.Array], jax.Array
 
     def init(key: Key) -> tuple[Params, State]:
         key_predictors, key_book, *keys = jax.random.split(key, 2 + len(networks))
-        params, norms, book = predictors.init(key_predictors, spec), {}, None
+        params, book = predictors.init(key_predictors, spec), None
+        norms: dict[str, NormStats] = {}
         for key, (prefix, sizes) in zip(keys, networks.items(), strict=True):
             more, statistics = _init_normalised(key, prefix, *sizes)
             params, norms = params | more, norms | statistics
@@ -177,12 +181,11 @@ def build(spec: Spec = Spec(), truth: Callable[[jax.Array, jax.Array], jax.Array
 
     def step(params: Params, rows: Rows | None, state: State, obs: jax.Array, action: jax.Array, noise: Noise | None) -> tuple[Step, State]:
         real_action = jax.nn.one_hot(action, spec.action_size)[:, None] if spec.discrete else action
-        features = None if rows else predictors.source_features(params, obs, real_action)
 
         def first_layer(layer: jax.Array, rows: predictors.Tables | None, edges: jax.Array) -> jax.Array:
             if rows is not None:
                 return predictors.first_layer_rows(rows, obs, real_action, edges)
-            return predictors.first_layer(layer, features, edges)
+            return predictors.first_layer(layer, predictors.source_features(params, obs, real_action), edges)
 
         result, label = Step(obs), None
         if networks:

@@ -35,7 +35,7 @@ def free_edges(num_variables: int, num_actions: int = 1, learn_upper: bool = Fal
 
 
 def place(free_logits: Float[Array, "*b E"], free: Bool[np.ndarray, "N S"]) -> Logits:
-    """Logits of the E free edges in row-major order -> [..., N, S]; other entries 100 (diagonal, action) or -100. free: see `free_edges`."""
+    """Logits of the E free edges in row-major order -> [..., N, S]; the others are 100 (diagonal, action) or -100. free: `free_edges`."""
     num_variables, num_sources = free.shape
     always = np.eye(num_variables, num_sources, dtype=bool)
     always[:, num_variables:] = True

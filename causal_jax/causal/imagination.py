@@ -26,6 +26,9 @@ class Weights(NamedTuple):
     vq: Any = 1.0
 
 
+AUTHORS = Weights()
+
+
 def draw_noise(key: Key, spec: Spec, num_steps: int, batch_size: int) -> Noise:
     """All random numbers of one training rollout: leaves [H, B, ...]. key: consumed."""
     key_edges, key_state = jax.random.split(key)
@@ -98,7 +101,7 @@ def loss(
     actions: jax.Array,
     target: jax.Array,
     noise: Noise | None,
-    weights: Weights = Weights(),
+    weights: Weights = AUTHORS,
     sparsity: str = "mean",
 ) -> tuple[jax.Array, tuple[State, Metrics]]:
     """What one update minimises: (loss [], (state after H model steps, metrics)); differentiate by `params`.

@@ -1,10 +1,11 @@
 """Masked predictors: one network per variable that sees only its parents' features. Shared by FCDL, NCD, Modular and the oracles.
 
-FCDL (arXiv 2406.03234; authors' inference_ours_base.py, inference_ours_masking.py). One layer turns every source (N state variables, M action
-variables) into F features, the same for all targets; target j multiplies the block of source i by its edge A_ji, concatenates, and applies
-its own layers. Discrete variables are one-hot [C] with logits out; continuous ones are scalars [1] with a mean (and log std) out.
-Parameters are a flat dict, matrices in x out: state_w [N, C, F], state_b [N, F], action_w [M, a, F], action_b [M, F], sa_w [N, S, F, F] (target,
-source, in, out), sa_b [N, F], label_w [N, L, F] if there is a label, gen_w0 gen_b0 ... [N, F, F] [N, F], out_w [N, F, O], out_b [N, O].
+FCDL (arXiv 2406.03234; authors' inference_ours_base.py, inference_ours_masking.py). One layer turns every source (N state variables, M
+action variables) into F features, the same for all targets; target j multiplies the block of source i by its edge A_ji, concatenates, and
+applies its own layers. Discrete variables are one-hot [C] with logits out; continuous ones are scalars [1] with a mean (and log std) out.
+Parameters are a flat dict, matrices in x out: state_w [N, C, F], state_b [N, F], action_w [M, a, F], action_b [M, F], sa_w [N, S, F, F]
+(target, source, in, out), sa_b [N, F], label_w [N, L, F] if there is a label, gen_w0 [N, F, F], gen_b0 [N, F], ..., out_w [N, F, O],
+out_b [N, O].
 """
 
 from __future__ import annotations
@@ -111,14 +112,21 @@ def init(key: Key, spec: Spec) -> Params:
     shapes = {"state": (n, spec.variable_size, f), "action": (m, spec.action_size, f), "sa": (n, spec.num_sources, f, f)}
     shapes |= {f"gen{i}": (n, f, f) for i in range(spec.num_hidden)} | {"out": (n, f, o)}
     params = {}
-    for key, (name, shape) in zip(jax.random.split(key, len(shapes)), shapes.items(), strict=True):
-        key_w, key_b, key_label = jax.random.split(key, 3)
-        w, b = (f"gen_w{name[3:]}", f"gen_b{name[3:]}") if name[:3] == "gen" else (f"{name}_w", f"{name}_b")
+    for layer, (name, shape) in zip(jax.random.split(key, len(shapes)), shapes.items(), strict=True):
+        key_w, key_b, key_label = jax.random.split(layer, 3)
+        w, b = names(name)
         params[w] = uniform(key_w, shape, math.sqrt(6.0 / (f * o)) if name == "out" else weight)
         params[b] = uniform(key_b, (shape[0], shape[-1]), bias)
         if name == "sa" and spec.label_size:
             params["label_w"] = uniform(key_label, (n, spec.label_size, f), weight)
     return params
+
+
+def names(layer: str) -> tuple[str, str]:
+    """The names of a layer's weight and bias: sa -> sa_w, sa_b; gen0 -> gen_w0, gen_b0."""
+    number = layer.lstrip("abcdefghijklmnopqrstuvwxyz")
+    stem = layer.removesuffix(number)
+    return f"{stem}_w{number}", f"{stem}_b{number}"
 
 
 def source_features(params: Params, obs: jax.Array, action: jax.Array) -> jax.Array:

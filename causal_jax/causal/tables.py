@@ -3,8 +3,9 @@
 A source feature is u_i = relu(x_i W_i + b_i). With x_i one-hot it is one of C rows T_i[c], so what a linear layer V_ji adds for source i is
 one of C rows T_i[c] V_ji, computed once per set of parameters and not per sample. The masked first layer of N predictors costs then
 N * N * C * F multiply-adds per sample instead of N * S * F * F: about a thirteenth at N = 10, C = 5, F = 128.
-In training the inputs of later rollout steps are hard samples with soft gradients. The gradient for x_i is not T_i[c]: it is what the relu lets
-through at the chosen c, relu'(.) W_i V_ji, a second table ("slope"). `masked_rows` returns the value of the first and the gradient of the second.
+In training the inputs of later rollout steps are hard samples with soft gradients. The gradient for x_i is not T_i[c]: it is what the relu
+lets through at the chosen c, relu'(.) W_i V_ji, a second table ("slope"). `masked_rows` has the value of the first and the gradient of
+the second.
 """
 
 from __future__ import annotations

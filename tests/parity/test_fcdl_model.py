@@ -1,7 +1,7 @@
 """The FCDL dynamics model against numbers recorded from the authors' program (golden README sections 3 and 4).
 
-tests/data/fcdl_model.npz is a slice of the narrow model (width 32) of seed 0 after training: parameters, eval-mode rollouts (clean and noisy),
-one training step with recorded noise (gradients of sa_w, enc_fc0_w, gen_w* cut to their first output columns) and two codebook updates.
+tests/data/fcdl_model.npz is a slice of the narrow model (width 32) of seed 0 after training: parameters, eval-mode rollouts (clean and
+noisy), one training step with recorded noise (gradients of sa_w, enc_fc0_w, gen_w* cut to some output columns), two codebook updates.
 The plain forward pass and the one by table rows both have to agree with it.
 """
 
@@ -109,7 +109,7 @@ def test_one_training_step(table_rows: bool) -> None:
         got = np.asarray(grads[name]).reshape(*wanted.shape[:-1], -1)[..., : wanted.shape[-1]]
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4 * np.abs(wanted).max(), err_msg=name)
 
-    state = {"codebook": after.book.codes, "ema_count": after.book.count, "ema_sum": after.book.total}
+    state = {"codebook": after.book.codes, "ema_count": after.book.counts, "ema_sum": after.book.total}
     for name, (mean, var) in after.norms.items():
         state |= {f"{name}_mean": mean, f"{name}_var": var}
     for name, value in state.items():

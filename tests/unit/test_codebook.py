@@ -23,7 +23,7 @@ def test_an_unused_code_shrinks_as_the_facts_say() -> None:
         book = update(book, h, code)
         left = 0.99**t
         np.testing.assert_allclose(jnp.linalg.norm(book.codes[1:], axis=-1) / start, left / (1 - left), rtol=2e-3)
-        np.testing.assert_allclose(jnp.sum(book.count), (1 - left) * (size + num_codes - 1), rtol=1e-5)
+        np.testing.assert_allclose(jnp.sum(book.counts), (1 - left) * (size + num_codes - 1), rtol=1e-5)
     assert np.all(jnp.linalg.norm(book.codes[1:], axis=-1) > 30 * start)
 
 
@@ -35,7 +35,7 @@ def test_a_used_code_becomes_the_mean_of_its_embeddings() -> None:
     for _ in range(2000):
         book = codebook.ema_update(book, h, code)
     np.testing.assert_allclose(book.codes, [[2.0], [9.0]], rtol=1e-3)
-    np.testing.assert_allclose(book.count, [2.0, 1.0], rtol=1e-3)
+    np.testing.assert_allclose(book.counts, [2.0, 1.0], rtol=1e-3)
 
 
 def test_nearest_far_from_the_origin() -> None:

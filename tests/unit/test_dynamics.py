@@ -1,4 +1,7 @@
-"""What must hold of the dynamics models whatever their parameters (invariants M2 to M13 of the method's facts), and table rows = plain pass."""
+"""What must hold of the dynamics models whatever their parameters, and table rows = plain pass.
+
+M2 to M13 number the invariants of the method: certain edges, what a target can see, who gets which gradient, when state moves.
+"""
 
 import dataclasses
 from typing import Any
