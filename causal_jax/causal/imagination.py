@@ -39,20 +39,23 @@ def draw_noise(key: Key, spec: Spec, num_steps: int, batch_size: int) -> Noise:
 
 
 def rollout(
-    model: Model, params: Params, state: State, obs: jax.Array, actions: jax.Array, noise: Noise | None = None
+    model: Model,
+    params: Params,
+    state: State,
+    obs: jax.Array,
+    actions: jax.Array,
+    noise: Noise | None = None,
+    rows: Any = None,
 ) -> tuple[Step, State]:
     """H model steps from the observations of a batch.
 
     Args: obs: [B, N, C], one-hot (with `table_rows` it must be; noisy encodings go through `rollout_encoded`) or real. actions: int
       [B, H] or [B, H, M, a]. noise: from `draw_noise` for a training pass, None for a deterministic one that leaves the state alone.
+      rows: `model.prepare(params)` where a loop calls this several times with the same params.
     Returns: steps stacked [H, B, ...], and the state after H updates.
     """
-    return _rollout(model, params, model.prepare(params), state, obs, actions, noise)
+    rows = model.prepare(params) if rows is None else rows
 
-
-def _rollout(
-    model: Model, params: Params, rows: Any, state: State, obs: jax.Array, actions: jax.Array, noise: Noise | None
-) -> tuple[Step, State]:
     def body(carry: tuple[jax.Array, State], inputs: tuple[jax.Array, Noise | None]) -> tuple[tuple[jax.Array, State], Step]:
         obs, state = carry
         action, noise = inputs
@@ -63,17 +66,17 @@ def _rollout(
     return steps, state
 
 
-def rollout_encoded(model: Model, params: Params, state: State, obs: jax.Array, actions: jax.Array) -> Step:
+def rollout_encoded(model: Model, params: Params, state: State, obs: jax.Array, actions: jax.Array, rows: Any = None) -> Step:
     """A deterministic rollout from encoded observations that need not be one-hot, such as noisy ones: arguments and steps as `rollout`.
 
     Only the first step takes the plain forward pass: predicted states are one-hot again.
     """
     first, _ = model.step(params, None, state, obs, actions[:, 0], None)
+    predicted = predictors.sample(model.spec, first.output, None)
     first = jax.tree.map(lambda x: x[None], first)
     if actions.shape[1] == 1:
         return first
-    predicted = predictors.sample(model.spec, first.output[0], None)
-    later, _ = rollout(model, params, state, predicted, actions[:, 1:])
+    later, _ = rollout(model, params, state, predicted, actions[:, 1:], rows=rows)
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), first, later)
 
 
