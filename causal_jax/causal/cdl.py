@@ -60,19 +60,21 @@ def build(spec: Spec, epsilon: float = 0.001) -> Model:
 
         return layer(state_hidden, slice(0, n)), layer(action_hidden, slice(n, None))
 
-    def prepare(params: Params) -> tuple[jax.Array, jax.Array] | None:
+    def prepare(params: Params, obs: jax.Array | None = None) -> tuple[jax.Array, jax.Array] | None:
         if not use_rows:
             return None
-        state = jnp.moveaxis(params["state_w"] + params["state_b"][:, :, None], 2, 0)
+        weight = params["state_w"] if obs is None else jnp.einsum("ic,jicf->jif", obs, params["state_w"])[:, :, None]
+        state = jnp.moveaxis(weight + params["state_b"][:, :, None], 2, 0)
         action = jnp.moveaxis(params["action_w"] + params["action_b"][:, :, None], 2, 0)
-        return features(params, state, action)  # [C, N, N, F], [a, N, M, F]
+        return features(params, state, action)  # [C or 1, N, N, F], [a, N, M, F]
 
     def step(
         params: Params, rows: tuple[jax.Array, jax.Array] | None, state: State, obs: jax.Array, action: jax.Array, noise: Noise | None
     ) -> tuple[Step, State]:
         real_action = jax.nn.one_hot(action, spec.action_size)[:, None] if spec.discrete else action
         if rows is not None and noise is None:
-            x = (jnp.einsum("bic,cjif->bjif", obs, rows[0]), jnp.einsum("bma,ajmf->bjmf", real_action, rows[1]))
+            choice = obs if rows[0].shape[0] > 1 else jnp.ones((*obs.shape[:2], 1))
+            x = (jnp.einsum("bic,cjif->bjif", choice, rows[0]), jnp.einsum("bma,ajmf->bjmf", real_action, rows[1]))
         else:
             by_state = jnp.einsum("bic,jicf->bjif", obs, params["state_w"]) + params["state_b"]
             by_action = jnp.einsum("bma,jmaf->bjmf", real_action, params["action_w"]) + params["action_b"]

@@ -74,12 +74,13 @@ class Model(NamedTuple):
     """init(key) -> (params, state); prepare(params) -> rows, whatever speeds `step` up; and one model step
 
     step(params, rows, state, obs [B, N, C], action int [B] or [B, M, a], noise: Noise | None) -> (Step, state).
-    rows None: the plain forward pass, needed where obs is not exactly one-hot.
+    rows None: the plain forward pass, needed where obs is not exactly one-hot. prepare(params, obs [N, C]): rows for a step in which the
+    whole batch has this one observation, one-hot or not.
     """
 
     spec: Spec
     init: Callable[[Key], tuple[Params, State]]
-    prepare: Callable[[Params], Any]
+    prepare: Callable[..., Any]
     step: Callable[..., tuple[Step, State]]
 
 
@@ -160,11 +161,11 @@ def build(spec: Spec, truth: Callable[[jax.Array, jax.Array], jax.Array] | None 
             params["codebook"] = jax.random.uniform(key_book, (spec.num_codes, spec.code_dim))
         return params, State(norms, book)
 
-    def prepare(params: Params) -> Rows | None:
+    def prepare(params: Params, obs: jax.Array | None = None) -> Rows | None:
         if not use_rows:
             return None
-        encoder = predictors.layer_tables(params, params["enc_fc0_w"][None]) if networks else None
-        return Rows(encoder, predictors.layer_tables(params, params["sa_w"]))
+        encoder = predictors.layer_tables(params, params["enc_fc0_w"][None], obs) if networks else None
+        return Rows(encoder, predictors.layer_tables(params, params["sa_w"], obs))
 
     def infer(params: Params, state: State, first: jax.Array, train: bool) -> tuple[jax.Array, Step, State]:
         """Edge logits [B, N, S] from the encoder's first linear layer [B, E0]."""

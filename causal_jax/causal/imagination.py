@@ -72,6 +72,22 @@ def rollout_encoded(model: Model, params: Params, state: State, obs: jax.Array, 
     Only the first step takes the plain forward pass: predicted states are one-hot again.
     """
     first, _ = model.step(params, None, state, obs, actions[:, 0], None)
+    return _continue(model, params, state, first, actions, rows)
+
+
+def imagine(model: Model, params: Params, state: State, obs: jax.Array, actions: jax.Array, rows: Any = None) -> Step:
+    """What one observation leads to under P plans, deterministic: what a planner scores. The first layers of obs are computed once.
+
+    Args: obs: [N, C], one-hot or not (noisy encodings). actions: int [P, H] or [P, H, M, a]. rows: as in `rollout`.
+    Returns: steps [H, P, ...]; the predicted colours are argmax of `output`. The caller vmaps over observations.
+    """
+    everywhere = jnp.broadcast_to(obs, (actions.shape[0], *obs.shape))
+    first, _ = model.step(params, model.prepare(params, obs), state, everywhere, actions[:, 0], None)
+    return _continue(model, params, state, first, actions, rows)
+
+
+def _continue(model: Model, params: Params, state: State, first: Step, actions: jax.Array, rows: Any) -> Step:
+    """The steps after the first one, and all of them together."""
     predicted = predictors.sample(model.spec, first.output, None)
     first = jax.tree.map(lambda x: x[None], first)
     if actions.shape[1] == 1:

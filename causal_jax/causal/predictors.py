@@ -144,10 +144,15 @@ class Tables(NamedTuple):
     action: jax.Array
 
 
-def layer_tables(params: Params, layer: jax.Array) -> Tables:
-    """Rows of the layer [J, S, F, O] (target, source, in, out) over the source features."""
-    n = params["state_w"].shape[0]
-    state = (params["state_w"], params["state_b"], layer[:, :n])
+def layer_tables(params: Params, layer: jax.Array, obs: jax.Array | None = None) -> Tables:
+    """Rows of the layer [J, S, F, O] (target, source, in, out) over the source features.
+
+    obs: [N, C], any real numbers: rows of this one observation (their C is 1), which many plans then share.
+    """
+    weight, bias, n = params["state_w"], params["state_b"], params["state_w"].shape[0]
+    if obs is not None:
+        weight = jnp.einsum("ic,icf->if", obs, weight)[:, None]
+    state = (weight, bias, layer[:, :n])
     return Tables(tables.table(*state), tables.slope(*state), tables.table(params["action_w"], params["action_b"], layer[:, n:]))
 
 
@@ -159,8 +164,13 @@ def first_layer(layer: jax.Array, features: jax.Array, edges: jax.Array) -> jax.
 
 
 def first_layer_rows(rows: Tables, obs: jax.Array, action: jax.Array, edges: jax.Array) -> jax.Array:
-    """The same by table rows: obs [B, N, C] exactly one-hot, action [B, M, a] one-hot, edges [B, J, S] -> [J, B, O]."""
+    """The same by table rows: obs [B, N, C] exactly one-hot, action [B, M, a] one-hot, edges [B, J, S] -> [J, B, O].
+
+    Rows made for one observation leave nothing to choose: obs is then not read.
+    """
     n = obs.shape[1]
+    if rows.state.shape[2] == 1:
+        obs = jnp.ones((*obs.shape[:2], 1))
     chosen = edges[..., n:, None] * action[:, None]
     acted = jnp.einsum("bjma,jmao->jbo", chosen, rows.action)
     return tables.masked_rows(edges[..., :n], obs, rows.state, rows.slope) + acted

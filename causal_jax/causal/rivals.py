@@ -53,7 +53,7 @@ def dense(spec: Spec, hidden: Sequence[int] = (1024, 1024, 1024)) -> Model:
         x = jnp.concatenate([obs.reshape(obs.shape[0], -1), _real_action(spec, action)], axis=-1)
         return Step(network.apply(params, x).reshape(-1, spec.num_variables, spec.output_size)), state
 
-    return Model(dense_spec(spec), init, lambda params: None, step)
+    return Model(dense_spec(spec), init, lambda params, obs=None: None, step)
 
 
 def gnn(spec: Spec, width: int = 256, hidden: int = 512) -> Model:
@@ -87,7 +87,7 @@ def gnn(spec: Spec, width: int = 256, hidden: int = 512) -> Model:
         x = node.apply(params["node"], jnp.concatenate([e, acted, received], axis=-1))
         return Step(jnp.einsum("bif,ifo->bio", x, params["out"]["w"]) + params["out"]["b"]), state
 
-    return Model(dense_spec(spec), init, lambda params: None, step)
+    return Model(dense_spec(spec), init, lambda params, obs=None: None, step)
 
 
 def dense_spec(spec: Spec) -> Spec:

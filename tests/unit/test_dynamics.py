@@ -245,6 +245,19 @@ def test_noisy_encodings_reach_the_first_step_only() -> None:  # M12
     assert np.abs(steps.output[0] - clean.output[0]).max() > 1.0
 
 
+@pytest.mark.parametrize("changes", [{}, {"adjacency": "sampled"}, {"adjacency": "given"}, {"table_rows": False}], ids=str)
+def test_plans_share_the_first_observation(changes: dict[str, Any]) -> None:
+    """One noisy observation under many plans equals a plain rollout of its copies."""
+    net, params, state = built(**changes)
+    obs, actions, _ = batch()
+    noisy = obs[0].at[2:].multiply(-70.0)
+    got = jax.jit(lambda *a: imagination.imagine(net, *a))(params, state, noisy, actions)
+    copies = jnp.broadcast_to(noisy, obs.shape)
+    want = jax.jit(lambda *a: imagination.rollout_encoded(net, *a))(params, state, copies, actions)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), got, want)
+    assert len(np.unique(np.asarray(got.output[0]), axis=0)) > 1
+
+
 def test_oracles_see_what_they_should() -> None:
     obs, actions, _ = batch(size=12)
     graph = {kind: step(*built(adjacency=kind), obs, actions[:, 0])[0].edges for kind in ("full", "global", "given")}

@@ -84,6 +84,11 @@ def test_cdl_table_rows_equal_the_plain_pass() -> None:
     plain, _ = net.step(params, None, state, obs, actions[:, 0], None)
     np.testing.assert_allclose(fast.output, plain.output, atol=1e-5)
     np.testing.assert_array_equal(fast.edges[0], cdl.graph(state.cmi))
+    noisy = obs[0].at[1:].multiply(30.0)
+    copies = jnp.broadcast_to(noisy, obs.shape)
+    shared = imagination.imagine(net, params, state, noisy, actions)
+    want = imagination.rollout_encoded(net, params, state, copies, actions)
+    np.testing.assert_allclose(shared.output, want.output, atol=1e-4)
 
 
 def test_a_source_outside_cdls_graph_does_not_matter() -> None:
