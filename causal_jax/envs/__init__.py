@@ -15,6 +15,11 @@ from causal_jax.types import UserError
 
 ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, options that the name fixes
     **{f"maze-n{n}": ("maze", "Maze", {"n": n}) for n in range(1, 11)},
+    **{
+        f"chemical-{rule.replace('_', '-')}{suffix}": ("chemical", "Chemical", {"rule": rule, "drift": bool(suffix)})
+        for suffix in ("", "-drift")
+        for rule in ("full_fork", "full_chain", "none")
+    },
     "probe-value": ("probes", "ProbeValue", {}),
     "probe-credit": ("probes", "ProbeCredit", {}),
     "probe-policy": ("probes", "ProbePolicy", {}),

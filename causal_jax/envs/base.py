@@ -6,16 +6,51 @@ observation_space`; floats that may vary between the worlds of a population live
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
 from causal_jax.types import Action, Key, Obs
 
 
+def _where(make: Callable[[Key, Any], Any]) -> Callable[..., Any]:
+    """(done [], key, params, old) -> make(key, params) where done, else old."""
+
+    def renew(done: jax.Array, key: Key, params: Any, old: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(done, a, b), make(key, params), old)
+
+    return renew
+
+
+def _where_any(make: Callable[[Key, Any], Any]) -> Callable[..., Any]:
+    """`_where`, computed only if one of the batch is done; vmap would turn a plain `cond` into computing both sides always.
+
+    That holds for the innermost vmap. Members of a population (an outer vmap) compute it always: to ask whether one of them is done
+    would make their devices talk in every step.
+    """
+
+    @custom_vmap
+    def renew(done: jax.Array, key: Key, params: Any, old: Any) -> Any:
+        return jax.lax.cond(done, lambda: make(key, params), lambda: old)
+
+    @renew.def_vmap
+    def batch(size: int, batched: Any, done: jax.Array, key: Key, params: Any, old: Any) -> Any:
+        axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, tuple(batched))
+        old = jax.tree.map(lambda x, is_batched: x if is_batched else jnp.broadcast_to(x, (size, *x.shape)), old, batched[3])
+        every = jax.vmap(_where(make), (*axes[:3], 0), axis_size=size)
+        new = jax.lax.cond(jnp.any(done), every, lambda done, key, params, old: old, done, key, params, old)
+        return new, jax.tree.map(lambda _: True, new)
+
+    return renew
+
+
 class Environment:
     """gymnax 1.0's contract; see `types.Env`. Subclasses are hashable and hold no arrays."""
+
+    costly_reset = False  # True: `step` computes a start only when an episode of the batch has ended, and not in every step
 
     @property
     def default_params(self) -> Any:
@@ -50,7 +85,7 @@ class Environment:
         final_obs, state, reward, terminated, info = self.step_env(key_step, state, action, params)
         truncated = self.is_truncated(state, params)
         done = jnp.logical_or(terminated, truncated)
-        reset_obs, reset_state = self.reset_env(key_reset, params)
-        obs, state = jax.tree.map(lambda a, b: jnp.where(done, a, b), (reset_obs, reset_state), (final_obs, state))
+        renew = _where_any(self.reset_env) if self.costly_reset else _where(self.reset_env)
+        obs, state = renew(done, key_reset, params, (final_obs, state))
         info = {**info, "terminated": terminated, "truncated": truncated, "final_observation": final_obs}
         return obs, state, reward, terminated, truncated, info
