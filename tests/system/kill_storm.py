@@ -155,11 +155,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=tuple(CASES))
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        for i, name in enumerate(CASES):
-            told = storm(Path(folder), name, (options.kills + i) // 2, options.seed)
+        for i, name in enumerate(options.cases):
+            told = storm(Path(folder), name, (options.kills + i) // len(options.cases), options.seed)
             print(f"{name}: {told}, all equal bit for bit, {time.monotonic() - began:.0f} s", flush=True)
 
 
