@@ -1,7 +1,7 @@
 # Two commands: `make train` and `make test`. Each makes .venv from the lock file first.
 PYTHON ?= python3
 BIN := .venv/bin
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 WORKERS ?= 2
 ARGS ?=
 

@@ -1,4 +1,4 @@
-"""The command line: causal-jax train | evaluate | report | play | export | list. Bad input is one line on stderr and exit code 2.
+"""The command line: causal-jax train | sweep | evaluate | report | play | export | list. Bad input is one line on stderr and exit code 2.
 
 `train` takes Settings' fields and the algorithm's Config as options, its Hyper as --hyper.<name>; a list sweeps. Help texts are the
 dataclasses' docstrings. --preset and --config give other defaults (a file of experiments/presets, any run.json); options override them.
@@ -6,12 +6,16 @@ dataclasses' docstrings. --preset and --config give other defaults (a file of ex
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before jax is imported: XLA tells of every program it reads from the cache
+
 import contextlib
 import dataclasses
 import io
-import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +23,9 @@ from typing import Annotated, Any
 import tyro
 
 from causal_jax.fields import suggest
-from causal_jax.types import UserError
+from causal_jax.types import Diverged, Terminated, UserError
 
-COMMANDS = ("train", "evaluate", "report", "play", "export", "list")
+COMMANDS = ("train", "sweep", "evaluate", "report", "play", "export", "list")
 PRESETS = Path("experiments/presets")
 
 
@@ -75,6 +79,24 @@ class Export:
     """Which checkpoint: last or best."""
     out: Path | None = None
     """Folder of the policy; default: policy/member-<member> in the run folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Train every trial of a W&B sweep file here, without a server: trials that differ in Hyper or seed only are one program."""
+
+    file: tyro.conf.Positional[Path]
+    """The sweep file (YAML), see experiments/sweeps."""
+    name: str = ""
+    """Name of the sweep folder; empty: the file's."""
+    folder: str = "runs"
+    """Where sweep folders live."""
+    batch: int = 0
+    """Most trials in one program; 0: all of a shape, and rounds of 8 in a Bayesian search."""
+    seed: int = 0
+    """Seed of the search (random, bayes); the trials' own seeds are in the file."""
+    resume: bool = False
+    """Continue the sweep in the folder; start it where there is none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,11 +179,27 @@ def _defaults(args: list[str]) -> tuple[Any, Any, Any] | None:
     return load_settings(read_about(folder, Path(path).name if Path(path).suffix else "run.json"))
 
 
-def _train(args: list[str]) -> None:
-    from causal_jax.algorithms import ALGORITHMS, algorithm_module
-    from causal_jax.runs import train_run
-    from causal_jax.settings import Settings, resolve
+def _spread(args: Sequence[str]) -> list[str]:
+    """`--hidden=[64, 64]` as --hidden 64 64 and `--flag=True` as --flag: the way W&B's agent writes lists and switches."""
+    words: list[str] = []
+    for arg in args:
+        flag, _, value = arg.partition("=")
+        if flag.startswith("--") and value in ("True", "False"):
+            words.append(flag if value == "True" else f"--no-{flag[2:]}")
+        elif flag.startswith("--") and value.startswith("[") and value.endswith("]"):
+            words += [flag, *(word.strip().strip("'\"") for word in value[1:-1].split(",") if word.strip())]
+        else:
+            words.append(arg)
+    return words
 
+
+def parse_train(args: list[str]) -> Any:
+    """The words after `train`: an object with settings, config, hyper (the algorithm's own), resume, report. Raises: UserError."""
+    from causal_jax import hosts
+    from causal_jax.algorithms import ALGORITHMS, algorithm_module
+    from causal_jax.settings import Settings
+
+    args = _spread(args)
     defaults = _defaults(args)
     if args and not args[0].startswith("-"):
         name = args.pop(0)
@@ -169,7 +207,8 @@ def _train(args: list[str]) -> None:
         name = defaults[0].algorithm
     elif args and args[0] in ("-h", "--help"):
         print("usage: causal-jax train ALGORITHM [options]; causal-jax train ALGORITHM --help lists them\n")
-        return _list(List("algorithms"))
+        _list(List("algorithms"))
+        sys.exit(0)
     else:
         raise UserError(f"algorithm: missing, must be one of {', '.join(ALGORITHMS)}")
     module = algorithm_module(name)
@@ -187,6 +226,7 @@ def _train(args: list[str]) -> None:
             ("settings", Annotated[Settings, tyro.conf.arg(name="")], settings),
             ("config", Annotated[module.Config, tyro.conf.arg(name="")], config),
             ("hyper", grid, grid(**sequences)),
+            ("hosts", Annotated[hosts.Hosts, tyro.conf.arg(name="")], hosts.Hosts()),
             ("resume", Annotated[bool, tyro.conf.arg(help="Continue the run in the folder; start it where there is none.")], False),
             ("report", Annotated[bool, tyro.conf.arg(help="Write report.html when training is done.")], True),
         ],
@@ -195,11 +235,40 @@ def _train(args: list[str]) -> None:
     command.__doc__ = f"{ALGORITHMS[name].about}. Also: --preset NAME, --config run.json."
     parsed = _parse(command, args, f"causal-jax train {name}")
     settings = dataclasses.replace(parsed.settings, algorithm=name)
-    folder = train_run(resolve(settings, parsed.config, module.Hyper(**vars(parsed.hyper))), resume=parsed.resume)
-    if parsed.report:
+    return dataclasses.replace(parsed, settings=settings, hyper=module.Hyper(**vars(parsed.hyper)))
+
+
+def _train(args: list[str]) -> None:
+    from causal_jax import hosts
+    from causal_jax.runs import train_run
+    from causal_jax.settings import resolve
+
+    parsed = parse_train(args)
+    hosts.start(parsed.hosts)
+    settings = parsed.settings
+    if not settings.name and os.environ.get("WANDB_SWEEP_ID"):  # W&B's agent starts many runs by one command
+        name = f"{settings.algorithm}-{settings.env.replace(':', '-')}-{os.environ.get('WANDB_RUN_ID', os.getpid())}"
+        settings = dataclasses.replace(settings, name=name)
+    folder = train_run(resolve(settings, parsed.config, parsed.hyper), resume=parsed.resume)
+    if parsed.hosts.distributed:  # a report is made by one process
+        if hosts.first():
+            print(f"report: causal-jax report {folder}")
+        hosts.leave(0)
+    elif parsed.report:
         from causal_jax.gallery import report
 
         print(f"report: {report([folder])}")
+
+
+def _sweep(command: Sweep) -> None:
+    from causal_jax.sweep import run_sweep
+
+    def parse(words: list[str]) -> tuple[Any, Any, Any]:
+        parsed = parse_train(words)
+        return parsed.settings, parsed.config, parsed.hyper
+
+    options = {name: value for name, value in vars(command).items() if name != "file"}
+    run_sweep(command.file, parse, **options)
 
 
 def _evaluate(command: Evaluate) -> None:
@@ -248,11 +317,12 @@ def configure() -> None:
 
     The cache is under the user's cache folder unless JAX_COMPILATION_CACHE_DIR says otherwise.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns of every program it reads from the cache
     import jax
 
+    from causal_jax.engine import avoid_hang
     from causal_jax.mesh import use_all_cores
 
+    avoid_hang()
     use_all_cores()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -273,23 +343,54 @@ def run(args: Sequence[str]) -> None:
     if name == "train":
         return _train(rest)
     commands = {"evaluate": (Evaluate, _evaluate), "report": (Report, _report), "play": (Play, _play), "export": (Export, _export)}
-    cls, do = {**commands, "list": (List, _list)}[name]
+    cls, do = {**commands, "sweep": (Sweep, _sweep), "list": (List, _list)}[name]
     do(_parse(cls, rest, f"causal-jax {name}"))  # type: ignore[operator]
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The console script. Exit codes: 0 done, 2 bad input or a full disk, 130 interrupted."""
+    """The console script. Every error that is not ours is one line on stderr; the exit code tells the kind.
+
+    0 done, 2 bad input, too little memory foreseen or a full disk, 3 diverged, 4 out of memory, 130 interrupted, 143 terminated (SIGTERM).
+    """
     try:
         run(sys.argv[1:] if args is None else args)
     except UserError as error:
-        print(f"causal-jax: {error}", file=sys.stderr)
-        sys.exit(2)
+        _stop(str(error), 2)
+    except Diverged as error:
+        _stop(str(error), 3)
+    except Terminated as error:
+        _stop(str(error), 143)
     except OSError as error:
-        print(f"causal-jax: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
+        _distributed_error(error, lost_only=True)
+        _stop(f"{error.filename or 'output'}: {error.strerror or error}", 2)
     except KeyboardInterrupt:
-        print("causal-jax: stopped; continue with --resume", file=sys.stderr)
-        sys.exit(130)
+        _stop("stopped; continue with --resume", 130)
+    except Exception as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
+            _stop(f"out of memory: {' '.join(str(error).split())[:200]}; take fewer members or smaller sizes", 4)
+        _distributed_error(error)
+        raise
+
+
+def _stop(line: str, code: int) -> None:
+    print(f"causal-jax: {line}", file=sys.stderr)
+    if "jax" in sys.modules:
+        from causal_jax import hosts
+
+        hosts.leave(code)
+    sys.exit(code)
+
+
+def _distributed_error(error: Exception, lost_only: bool = False) -> None:
+    """End this process of a distributed run so that the others notice. Nothing for a single process."""
+    from causal_jax import hosts, stderr
+
+    if hosts.peer_lost(error):
+        print(stderr.LOST, file=sys.stderr)
+        hosts.leave(1)
+    if hosts.active() and not lost_only:
+        traceback.print_exc()
+        hosts.leave(1)
 
 
 if __name__ == "__main__":

@@ -43,12 +43,18 @@ def _outside(value: Any, metadata: Any) -> bool:
         return True
     if "choices" in metadata:
         return value not in metadata["choices"]
+    if isinstance(value, int) and "high" not in metadata and abs(value) >= 2**31:
+        return True
     return bool(
         ("low" in metadata and value < metadata["low"])
         or ("high" in metadata and value > metadata["high"])
         or ("above" in metadata and value <= metadata["above"])
         or ("below" in metadata and value >= metadata["below"])
     )
+
+
+def _wide(value: Any) -> str:
+    return ", less than 2^31" if isinstance(value, int) and abs(value) >= 2**31 else ""
 
 
 _NUMBERS = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
@@ -76,7 +82,7 @@ def validate(instance: Any, prefix: str = "") -> None:
             raise UserError(f"{prefix}{f.name} = {value!r}: must be of type {name}")
         for v in value if isinstance(value, tuple | list) else (value,):
             if _outside(v, f.metadata):
-                raise UserError(f"{prefix}{f.name} = {value!r}: must be {allowed_text(f.metadata) or 'finite'}")
+                raise UserError(f"{prefix}{f.name} = {value!r}: must be {allowed_text(f.metadata) or 'finite'}{_wide(v)}")
 
 
 def suggest(name: str, names: Sequence[str]) -> str:

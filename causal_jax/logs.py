@@ -1,10 +1,12 @@
 """Where a run's numbers go: the console, results.jsonl, Weights & Biases. Training never waits for any of them, nor fails by them.
 
-A row of results.jsonl is {"t", "steps", "seconds", "metrics": {name: [M]}, "eval": {...: [M]}}; NaN is written as null.
+A row of results.jsonl is {"t", "steps", "seconds", "metrics": {name: [M]}, "eval": {...: [M]}}; NaN is written as null. The file is
+bounded: see `kept`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -13,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+MAX_ROWS = 2000
+CONNECT_SECONDS = 20  # how long Weights & Biases may take to answer
 
 
 def plain(tree: Any) -> Any:
@@ -41,22 +46,50 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-class Jsonl:
-    """results.jsonl, one row a chunk, flushed to the disk before the chunk's checkpoint is written."""
+def kept(chunk: int, newest: int, max_rows: int = MAX_ROWS) -> bool:
+    """Whether the row of chunk number `chunk` (from 0) outlives the thinning after chunk `newest`.
 
-    def __init__(self, path: Path, t: int):
+    The rule: the last quarter of max_rows stay, and of what is older every 2^k-th chunk, with the smallest k that leaves a quarter of
+    max_rows. It depends on nothing else, so a run that was killed and resumed ends with the log of one that was not.
+    """
+    quarter = max_rows // 4
+    spacing = 1 << max(0, math.ceil(math.log2(max(newest, 1) / quarter)))
+    return newest - chunk < quarter or chunk % spacing == 0
+
+
+class Jsonl:
+    """results.jsonl, one row a chunk, flushed to the disk before the chunk's checkpoint is written. It never has more than `max_rows`
+
+    rows: after every max_rows / 2 chunks those that are not `kept` are dropped.
+    """
+
+    def __init__(self, path: Path, t: int, chunk_updates: int = 1, max_rows: int = MAX_ROWS):
         """Keep what was written up to update t (a resumed run writes the rest again), then append."""
-        kept = [row for row in read_rows(path) if row["t"] <= t] if t else []
-        replacement = path.with_suffix(".tmp")
-        replacement.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(replacement, path)
-        self._file = path.open("a")
+        self._path, self._chunk_updates, self._max_rows = path, chunk_updates, max_rows
+        rows = [row for row in read_rows(path) if row["t"] <= t] if t else []
+        self.seconds: float = rows[-1].get("seconds", 0.0) if rows else 0.0
+        """Training seconds told by the last row that was kept."""
+        self._replace(rows)
+
+    def _replace(self, rows: list[dict[str, Any]]) -> None:
+        replacement = self._path.with_suffix(".tmp")
+        with replacement.open("w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(replacement, self._path)
+        self._file = self._path.open("a")
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row."""
         self._file.write(json.dumps(plain(row)) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+        newest = -(-row["t"] // self._chunk_updates)
+        if newest and newest % (self._max_rows // 2) == 0:
+            self._file.close()
+            rows = read_rows(self._path)
+            self._replace([row for row in rows if kept(-(-row["t"] // self._chunk_updates), newest, self._max_rows)])
 
     def close(self) -> None:
         """Close the file."""
@@ -103,25 +136,34 @@ class Progress:
 class Wandb:
     """Weights & Biases: one run a member, grouped by the run's name, or one run of means (`grouped`). Offline without a key or network.
 
-    wandb writes from a process of its own, so training does not wait; every error it raises is told once and logging goes on without it.
+    wandb writes from a process of its own, so training does not wait. Where there is no network when the run begins it logs offline; where
+    that process dies later, this is told once and training goes on without it.
     """
 
     def __init__(self, about: dict[str, Any], folder: Path, *, grouped: bool, say: Callable[[str], None] = print):
         self.say, self.grouped = say, grouped
         self._runs: list[Any] = []
+        mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+        offline = f"logging offline to {folder / 'wandb'} (send it later with: wandb sync)"
+        if mode == "offline" and "WANDB_MODE" not in os.environ:
+            self.say(f"wandb: no API key, {offline}")
         try:
-            self._open(about, folder)
-        except Exception as error:  # wandb raises many kinds; none may stop a run
+            try:
+                self._open(about, folder, mode)
+            except Exception as error:  # wandb raises many kinds; none may stop a run
+                if mode != "online":
+                    raise
+                self.say(f"wandb: {type(error).__name__}, {offline}")
+                self._runs = []
+                self._open(about, folder, "offline")
+        except Exception as error:
             self._give_up(error)
 
-    def _open(self, about: dict[str, Any], folder: Path) -> None:
+    def _open(self, about: dict[str, Any], folder: Path, mode: str) -> None:
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
-        if mode == "offline" and "WANDB_MODE" not in os.environ:
-            self.say(f"wandb: no API key, logging offline to {folder / 'wandb'} (send it later with: wandb sync)")
         names = ["mean"] if self.grouped else [f"seed{seed}-{m}" for m, seed in enumerate(about["seeds"])]
-        settings = wandb.Settings(silent=True, init_timeout=20, console="off")
+        settings = wandb.Settings(silent=True, init_timeout=CONNECT_SECONDS, console="off")
         for name in names:
             run = wandb.init(
                 project="causal_jax",
@@ -140,13 +182,18 @@ class Wandb:
         try:
             flat = _flatten({"metrics": row["metrics"], "eval": row.get("eval") or {}})
             for m, run in enumerate(self._runs):
-                values = {k: float(np.mean(v)) if self.grouped else float(v[m]) for k, v in flat.items()}
+                values = {k: _mean(v) if self.grouped else float(v[m]) for k, v in flat.items()}
                 run.log({**values, "steps": row["steps"]}, step=row["t"])
         except Exception as error:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         self.say(f"wandb: {type(error).__name__}, going on without it")
+        if self._runs:
+            import wandb
+
+            with contextlib.suppress(Exception):  # its process is gone; without this wandb says so again, at length, when we end
+                wandb.teardown()
         self._runs = []
 
     def close(self) -> None:
@@ -167,6 +214,12 @@ def _has_key() -> bool:
         return netrc.netrc().authenticators("api.wandb.ai") is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def _mean(values: Any) -> float:
+    """The mean of the members that have a value."""
+    known = np.asarray(values, float)[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

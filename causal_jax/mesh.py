@@ -1,45 +1,162 @@
-"""The device mesh: members of a population are sharded along `pop`; they never talk, so no collective is compiled."""
+"""The device mesh. Members of a population lie along `pop`: every device runs the program on its own members, so none ever waits for
+another. The environments and minibatches of each member lie along `data`: the compiler splits the work and adds up the gradients.
+
+Along `pop` the program is a shard_map, along `data` a jit with shardings. The rule for `data`: a `rollout.Cursor` in an algorithm's state
+has a leading axis of environments [N], which is split; all else is whole on every device. Further hints are in parallel.py.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from causal_jax.rollout import Cursor
 from causal_jax.types import UserError
 
+AXES = ("pop", "data")
 
-def population_mesh(num_members: int, num_devices: int = 0) -> Mesh:
-    """A one-axis mesh `pop` over `num_devices` devices (0: the most that divide the members).
 
-    Raises: UserError when the devices do not exist or do not divide the members.
+def parse(text: str) -> dict[str, int]:
+    """ "pop=4,data=2" -> {"pop": 4, "data": 2}; an axis that is not named is 1. Raises: UserError for anything else."""
+    sizes = dict.fromkeys(AXES, 1)
+    for part in text.split(","):
+        name, _, size = part.strip().partition("=")
+        if name not in AXES or not size.isdecimal() or int(size) < 1:
+            raise UserError(f"mesh = {text!r}: must be pop=P,data=D or one of the two, counts of devices")
+        sizes[name] = int(size)
+    return sizes
+
+
+def make_mesh(num_members: int, text: str = "", batch: dict[str, int] | None = None) -> Mesh:
+    """The mesh that `text` names, e.g. "pop=4,data=2"; empty: members along as many devices as divide them.
+
+    Args: batch: {what: size} of the axes that `data` splits (`batch_sizes` of an algorithm); None: not known, not checked.
+    Raises: UserError when the devices do not exist, or do not divide the members or the batch; when several processes train and a
+      device is left out.
     """
     available = len(jax.devices())
-    num_devices = num_devices or max(n for n in range(1, available + 1) if num_members % n == 0)
-    if num_devices > available:
-        raise UserError(f"devices = {num_devices}: must be at most {available}, the number of devices here")
-    if num_members % num_devices:
-        raise UserError(f"devices = {num_devices}: must divide the {num_members} members")
-    return Mesh(np.asarray(jax.devices()[:num_devices]), ("pop",))
+    sizes = parse(text) if text else {"pop": max(n for n in range(1, available + 1) if num_members % n == 0), "data": 1}
+    text = ",".join(f"{name}={size}" for name, size in sizes.items())
+    total = math.prod(sizes.values())
+    if total > available:
+        raise UserError(f"mesh = {text!r}: must be at most {available}, the number of devices here")
+    if num_members % sizes["pop"]:
+        raise UserError(f"mesh = {text!r}: pop must divide the {num_members} members")
+    if sizes["data"] > 1 and batch == {}:
+        raise UserError(f"mesh = {text!r}: data must be 1, this algorithm has no environments or minibatches to split")
+    for name, size in (batch or {}).items():
+        if size % sizes["data"]:
+            raise UserError(f"mesh = {text!r}: data must divide {name} = {size}")
+    if jax.process_count() > 1 and total < available:
+        raise UserError(f"mesh = {text!r}: must use all {available} devices of the {jax.process_count()} processes")
+    return Mesh(np.asarray(jax.devices()[:total]).reshape(tuple(sizes.values())), AXES)
+
+
+def batch_sizes(module: Any, config: Any) -> dict[str, int]:
+    """{what: size} of what a `data` axis splits: the algorithm module's own `batch_sizes`, else its number of environments."""
+    if hasattr(module, "batch_sizes"):
+        return dict(module.batch_sizes(config))
+    return {"num_envs": config.num_envs} if hasattr(config, "num_envs") else {}
+
+
+def shardings(run: Any, mesh: Mesh) -> Any:
+    """Where the leaves of a training.Run lie: members [M, ...] along `pop`, a Cursor's environments [M, N, ...] along `data`."""
+    whole, members = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("pop"))
+    split = NamedSharding(mesh, PartitionSpec(*AXES))
+
+    def place(part: Any) -> Any:
+        if not isinstance(part, Cursor):
+            return members
+        size = mesh.shape["data"]
+        return jax.tree.map(lambda x: split if x.ndim > 1 and x.shape[1] % size == 0 else members, part)
+
+    placed = jax.tree.map(place, run._replace(t=None), is_leaf=lambda part: isinstance(part, Cursor))
+    return placed._replace(t=whole)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Put arrays that every process holds where the shardings say; each process keeps its own part. No communication."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+
+    def put(x: Any, sharding: NamedSharding) -> Any:
+        key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        data = np.asarray(jax.random.key_data(x) if key else x)
+        placed = jax.make_array_from_callback(data.shape, sharding, lambda index: data[index])
+        return jax.random.wrap_key_data(placed, impl=jax.random.key_impl(x)) if key else placed
+
+    return jax.tree.map(put, tree, jax.tree.broadcast(shardings, tree))
 
 
 def shard_run(run: Any, mesh: Mesh) -> Any:
-    """Place the member axis [M, ...] of key, state and hyper along `pop`; t is on every device."""
-    members, everywhere = NamedSharding(mesh, PartitionSpec("pop")), NamedSharding(mesh, PartitionSpec())
-    return type(run)(*jax.device_put(run[:3], members), jax.device_put(run.t, everywhere))
+    """Place a training.Run on the mesh."""
+    return place(run, shardings(run, mesh))
+
+
+def everywhere(tree: Any) -> Any:
+    """Place all of a tree on every device of every process."""
+    return place(tree, NamedSharding(Mesh(np.asarray(jax.devices()), ("pop",)), PartitionSpec()))
+
+
+def _by_axes(task_axes: Any, shared: Any, per_member: Any) -> Any:
+    """`task_axes` with `shared` for None and `per_member` for 0."""
+    if task_axes is None:
+        return shared
+    return jax.tree.map(lambda axis: shared if axis is None else per_member, task_axes, is_leaf=lambda axis: axis is None)
 
 
 def shard_task(task: Any, task_axes: Any, mesh: Mesh) -> Any:
     """Place the parts of a task that differ by member (axis 0 in task_axes) along `pop`, the others on every device."""
+    whole, members = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("pop"))
+    return place(task, jax.tree.broadcast(_by_axes(task_axes, whole, members), task))
 
-    def place(axis: int | None, part: Any) -> Any:
-        return jax.device_put(part, NamedSharding(mesh, PartitionSpec() if axis is None else PartitionSpec("pop")))
 
-    return place(None, task) if task_axes is None else jax.tree.map(place, task_axes, task, is_leaf=lambda axis: axis is None)
+def mesh_of(run: Any) -> Mesh | None:
+    """The mesh on which a run was placed; None where it lies on one device."""
+    mesh = getattr(run.t.sharding, "mesh", None)
+    return mesh if isinstance(mesh, Mesh) and mesh.size > 1 else None
+
+
+def over_members(function: Callable[..., Any], mesh: Mesh | None, in_axes: tuple[Any, ...], out_axes: Any) -> Callable[..., Any]:
+    """`function` of whole populations as a program in which every device has only its own members.
+
+    Args: in_axes, out_axes: as for vmap, the place of the member axis in the arguments and results (prefix pytrees of None, 0, 1).
+    """
+    if mesh is None:
+        return function
+
+    def specs(axes: Any) -> Any:
+        return jax.tree.map(
+            lambda axis: PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "pop"), axes, is_leaf=lambda axis: axis is None
+        )
+
+    sharded = jax.shard_map(function, mesh=mesh, in_specs=specs(in_axes), out_specs=specs(out_axes), axis_names={"pop"}, check_vma=False)
+    return sharded
+
+
+def ambient(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """The context in which a program is traced for a mesh: parallel.py reads it."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def _same(tree: Any) -> Any:
+    return tree
+
+
+def fetch(tree: Any) -> Any:
+    """The tree as numpy arrays, whole, on every process."""
+    if jax.process_count() > 1:  # a leaf may lie in part on devices of other processes
+        meshes = [x.sharding.mesh for x in jax.tree.leaves(tree) if not x.is_fully_addressable]
+        tree = jax.jit(_same, out_shardings=NamedSharding(meshes[0], PartitionSpec()))(tree) if meshes else tree
+    return jax.device_get(tree)
 
 
 def use_all_cores() -> None:

@@ -1,4 +1,4 @@
-"""Networks as pairs of pure functions: mlp, cnn, torso (the right one for an observation) and ensemble.
+"""Networks as pairs of pure functions: mlp, cnn, torso (the right one for an observation) and ensemble; batch normalisation.
 
 The one file that imports flax.linen. `init(key)` gives a plain nested dict {"layers_0": {"kernel": [in, out], "bias": [out]}, ...}:
 the fully connected layers are layers_0, layers_1, ... and the convolutions convs_0, ... (kernel [height, width, in, out]).
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -214,3 +214,36 @@ def actor_critic(obs_shape: Sequence[int], hidden: Sequence[int], num_outputs: i
         return actor.apply(params["actor"], features), params.get("log_std", jnp.zeros(0)), critic.apply(params["critic"], features)[..., 0]
 
     return Network(init, apply)
+
+
+def uniform(key: Key, shape: Sequence[int], bound: float) -> jax.Array:
+    """U(-bound, bound) of a shape, float32. key: consumed."""
+    return jax.random.uniform(key, tuple(shape), jnp.float32, -bound, bound)
+
+
+class NormStats(NamedTuple):
+    """Running mean and (unbiased) variance of batch normalisation, [D] each."""
+
+    mean: jax.Array
+    var: jax.Array
+
+
+def norm_stats(size: int) -> NormStats:
+    """Mean 0 and variance 1: nothing seen yet."""
+    return NormStats(jnp.zeros(size), jnp.ones(size))
+
+
+def batch_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array, stats: NormStats, train: bool) -> tuple[jax.Array, NormStats]:
+    """Batch normalisation (Ioffe & Szegedy 2015) as PyTorch has it: (y [B, D], new statistics).
+
+    train: with the mean and biased variance of the batch x [B, D], and the running statistics move by 0.1 to its mean and UNBIASED
+    variance; else with the running statistics, which stay. gamma, beta: [D]. epsilon 1e-5. Source: torch.nn.BatchNorm1d.
+    """
+    mean, var = stats
+    if train:
+        num = x.shape[0]
+        mean = jnp.mean(x, axis=0)
+        var = jnp.mean(jnp.square(x - mean), axis=0)
+        unbiased = var * (num / max(num - 1, 1))
+        stats = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * jax.lax.stop_gradient(new), stats, NormStats(mean, unbiased))
+    return (x - mean) * (jax.lax.rsqrt(var + 1e-5) * gamma) + beta, stats

@@ -183,6 +183,24 @@ def comparison(result: Comparison, path: Path | str, quantity: str = "IQM of the
     return Path(path)
 
 
+def profiles(result: Comparison, path: Path | str, quantity: str = "score") -> Path:
+    """Performance profiles from `statistics.compare`: the share of scores above each threshold, with pointwise intervals."""
+    from matplotlib.ticker import PercentFormatter
+
+    with figure_file(path, 9, 4.1) as figure:
+        axes = figure.add_subplot()
+        for k, (label, (value, low, high)) in enumerate(result.profiles.items()):
+            colour, line = PALETTE[k % len(PALETTE)], LINES[k % len(LINES)]
+            axes.plot(result.thresholds, value, color=colour, linestyle=line, label=label, zorder=3)
+            axes.fill_between(result.thresholds, low, high, color=colour, alpha=0.16, linewidth=0, zorder=2)
+        axes.set(
+            xlabel=f"{quantity} threshold", title=f"Share of members and tasks with {quantity} above the threshold", ylim=(-0.03, 1.03)
+        )
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        figure.legend(loc="outside upper center", ncols=min(4, len(result.profiles)), handlelength=2.8)
+    return Path(path)
+
+
 def gif(frames: Sequence[ArrayLike], path: Path | str, fps: float = 12, limit: int = 300_000) -> Path:
     """An endless GIF of uint8 frames [H, W, 3] in one shared palette; the last frame stays for a second.
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from causal_jax import plots
 from causal_jax.history import Run, load_run, split_by_hyper
 from causal_jax.page import Section, write_report
-from causal_jax.statistics import Estimate, area_under_curve, bootstrap_interval, compare, curve_interval, steps_to
+from causal_jax.statistics import Comparison, Estimate, area_under_curve, bootstrap_interval, curve_interval, steps_to
+from causal_jax.statistics import compare as _compare
 from causal_jax.types import UserError
 
 __all__ = [
@@ -196,6 +197,34 @@ def comparison_table(rows: Sequence[Row]) -> tuple[str, str]:
     return page, "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def compare(
+    scores: Mapping[str, ArrayLike], out: Path | str | None = None, *, quantity: str = "score", confidence: float = 0.95,
+    resamples: int = 2000, seed: int = 0,
+) -> Comparison:  # fmt: skip
+    """Compare methods as Agarwal et al. 2021 advise, from nothing but arrays: IQM, probability of improvement, performance profiles.
+
+    Args: scores: method -> [members] or [members, tasks], the same tasks in the same order and on one scale (normalise them first).
+      out: a folder that gets comparison.png, profiles.png and comparison.md; None: numbers only. quantity: what the scores are.
+    Returns: statistics.Comparison, all with stratified bootstrap intervals. Raises: UserError on NaN or shapes that do not fit.
+    """
+    result = _compare(scores, confidence, resamples, seed)
+    if out is None:
+        return result
+    place = Path(out)
+    plots.comparison(result, place / "comparison.png", f"IQM of the {quantity}")
+    plots.profiles(result, place / "profiles.png", quantity)
+    shapes = {label: (*np.shape(values), 1)[:2] for label, values in scores.items()}
+    lines = [f"| Method | IQM of the {quantity} | Members | Tasks |", "| --- | --- | --- | --- |"]
+    lines += [f"| {label} | {_number(one)} | {shapes[label][0]} | {shapes[label][1]} |" for label, one in result.scores.items()]
+    if result.improvement:
+        lines += ["", "| First | Second | P(first beats second) |", "| --- | --- | --- |"]
+        lines += [f"| {a} | {b} | {one.value:.2f} [{one.low:.2f}, {one.high:.2f}] |" for (a, b), one in result.improvement.items()]
+    text = f"{confidence:.0%} percentile intervals, {resamples} stratified bootstrap draws, seed {seed} (Agarwal et al. 2021)."
+    files = "![IQM and probability of improvement](comparison.png)\n\n![Performance profiles](profiles.png)"
+    (place / "comparison.md").write_text("\n".join(lines) + f"\n\n{text}\n\n{files}\n")
+    return result
+
+
 def report_runs(
     runs: Mapping[str, Run],
     folder: Path | str,
@@ -229,9 +258,10 @@ def report_runs(
         ]
     finals = {entry.method: parts[entry.method].curve(quantity)[1][:, -1] for entry in rows if quantity and entry.final}
     if 1 < len(finals) <= 6 and many:
-        image = plots.comparison(compare(finals), place / "comparison.png")
-        text = "Final return, and the probability that a member of one method beats a member of another, with 95% intervals."
-        made.append(Section("Pairwise comparison", text, [image]))
+        found = compare(finals)
+        images = [plots.comparison(found, place / "comparison.png"), plots.profiles(found, place / "profiles.png", "final return")]
+        text = "Final return, the probability that a member of one method beats a member of another, and profiles, with 95% intervals."
+        made.append(Section("Pairwise comparison", text, images))
     metrics: dict[str, dict[str, tuple[Array, Array]]] = {}
     for label, run in parts.items():
         for name in (name for name in run.quantities() if name.startswith("metrics.")):

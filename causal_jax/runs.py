@@ -9,20 +9,21 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from causal_jax import mesh, rollout, training
+from causal_jax import guard, hosts, memory, mesh, rollout, training
 from causal_jax.algorithms import algorithm_module
 from causal_jax.checkpoint import Checkpoints
 from causal_jax.logs import Jsonl, Progress, Wandb
 from causal_jax.settings import Resolved, Settings, check_resumable, describe, find_effects, load_settings, read_about, resolve, write_json
-from causal_jax.types import UserError
+from causal_jax.types import Diverged, Terminated, UserError
 
 Say = Callable[[str], None]
 
@@ -73,14 +74,14 @@ def make_task(run: Resolved, say: Say = print) -> tuple[Any, Any]:
         config = dataclasses.replace(config, decay_steps=-(-steps // phase1_module.steps_per_update(config)))
         phase1 = Settings(
             algorithm="effects", env=settings.env, env_options=settings.env_options, members=settings.members, seed=settings.seed,
-            steps=steps, name="effects", folder=str(run.folder), devices=settings.devices,
+            steps=steps, name="effects", folder=str(run.folder), mesh=settings.mesh,
         )  # fmt: skip
         folder = train_run(resolve(phase1, config), resume=True, say=say)
     loaded = load_run(folder)
     if loaded.resolved.settings.env != settings.env:
         raise UserError(f"effects = {str(folder)!r}: was fitted on {loaded.resolved.settings.env}, this run is on {settings.env}")
-    members = np.arange(run.num_members) % loaded.resolved.num_members
-    model = jax.tree.map(lambda x: x[members], loaded.resolved.module.model(loaded.run.state))
+    members = np.arange(run.num_members) % settings.members % loaded.resolved.num_members  # the same models for every point of a sweep
+    model = jax.tree.map(lambda x: x[members], mesh.fetch(loaded.resolved.module.model(loaded.run.state)))
     return module.Task(run.env_params, model), module.Task(None, 0)
 
 
@@ -105,29 +106,66 @@ def locked(folder: Path) -> Iterator[None]:
 def train_run(run: Resolved, *, resume: bool = False, say: Say = print) -> Path:
     """Train what was resolved, to the end, in its run folder; returns the folder.
 
-    Raises: UserError when the folder holds another run, is in use, or its checkpoints cannot be read.
+    Raises: UserError when the folder holds another run, is in use, its checkpoints cannot be read, or the memory would not do;
+      Diverged when a member diverges (see Settings.on_nan); Terminated after SIGTERM, at the end of the chunk.
     """
     folder = run.folder
-    if (folder / "run.json").exists():
-        if not resume:
-            raise UserError(f"name = {folder.name!r}: {folder} exists; continue it with --resume, or choose another --name")
-        check_resumable(run, read_about(folder))
-    with locked(folder):
-        return _train(run, folder, say)
+    if not hosts.first():
+        say = _say_nothing
+
+    def check() -> None:
+        if (folder / "run.json").exists():
+            if not resume:
+                raise UserError(f"name = {folder.name!r}: {folder} exists; continue it with --resume, or choose another --name")
+            check_resumable(run, read_about(folder))
+
+    hosts.once(check)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with ExitStack() as held, guard.terminable() as asked_to_stop:
+            hosts.once(lambda: held.enter_context(locked(folder)))
+            return _train(run, folder, say, asked_to_stop)
+    except Exception as error:
+        begun = isinstance(error, Diverged | Terminated) or (folder / "effects").exists() or list(folder.glob("ckpt/*/*"))
+        if missing and not begun and hosts.first():
+            _forget(missing)
+        raise
 
 
-def _train(run: Resolved, folder: Path, say: Say) -> Path:
-    steps_per_update = run.module.steps_per_update(run.config)
+def _forget(folders: list[Path]) -> None:
+    """Remove a run folder in which there is nothing to continue, and those of its parents that were made for it and are empty."""
+    shutil.rmtree(folders[0], ignore_errors=True)
+    for parent in folders[1:]:
+        with suppress(OSError):  # another run is in it by now
+            parent.rmdir()
+
+
+def _say_nothing(line: str) -> None:
+    """The voice of every process but the first."""
+
+
+def _begin(run: Resolved, folder: Path) -> dict[str, Any]:
+    """Write run.json, and what it holds: a resumed run goes on in the chunks it began with, and its seconds add up."""
     about = describe(run)
-    if (folder / "run.json").exists():  # the run goes on in the chunks it began with, and its seconds add up
+    if (folder / "run.json").exists():
         before = read_about(folder)
-        about |= {name: before[name] for name in ("chunk_updates", "seconds") if name in before}
+        about |= {name: before[name] for name in ("chunk_updates", "seconds", "diverged") if name in before}
     write_json(folder / "run.json", about)
+    return about
+
+
+def _train(run: Resolved, folder: Path, say: Say, asked_to_stop: Callable[[], bool]) -> Path:
+    steps_per_update = run.module.steps_per_update(run.config)
+    about = hosts.once(lambda: _begin(run, folder))
     task, task_axes = make_task(run, say)
-    state = training.start(run.algorithm, run.seeds, run.hyper, task, task_axes)
-    devices = mesh.population_mesh(run.num_members, run.settings.devices)
-    state, task = mesh.shard_run(state, devices), mesh.shard_task(task, task_axes, devices)
+    devices = mesh.make_mesh(run.num_members, run.settings.mesh, mesh.batch_sizes(run.module, run.config))
+    limit = int(run.settings.memory_limit * 2**30) or memory.available(list(devices.local_devices)) * jax.process_count()
+    memory.check(memory.size_of(jax.eval_shape(lambda: training.start(run.algorithm, run.seeds, run.hyper, task, task_axes).state)), limit)
+    state = training.start(run.algorithm, run.seeds, run.hyper, task, task_axes, devices)
+    task = mesh.shard_task(task, task_axes, devices)
     checkpoints = Checkpoints(folder / "ckpt")
+    if hosts.first():
+        checkpoints.clean()
     restored = checkpoints.restore(state, say=say)
     state = state if restored is None else restored
     t = int(state.t)
@@ -137,46 +175,88 @@ def _train(run: Resolved, folder: Path, say: Say) -> Path:
         return folder
     if t:
         say(f"{folder}: resumed at {t * steps_per_update:,} steps per member")
-    results = Jsonl(folder / "results.jsonl", t)
-    progress = Progress(folder.name, run.num_updates * steps_per_update, run.num_members, say)
-    wandb = Wandb(about, folder, grouped="wandb-grouped" in run.settings.log, say=say) if run.settings.log else None
-    best = checkpoints.best_score()
-    seconds = {"train": 0.0, **about.get("seconds", {})}
+    first = hosts.first()
+    results = Jsonl(folder / "results.jsonl", t, about["chunk_updates"]) if first else None
+    progress = Progress(folder.name, run.num_updates * steps_per_update, run.num_members, say) if first else None
+    wandb = Wandb(about, folder, grouped="wandb-grouped" in run.settings.log, say=say) if first and run.settings.log else None
+    best, saved = checkpoints.best_score(), t
+    seconds = {**about.get("seconds", {}), "train": results.seconds if results else 0.0}
+    gone = {int(m): guard.Divergence(*where) for m, where in about.pop("diverged", {}).items() if where[0] <= t}
+    about |= {"diverged": {str(m): where for m, where in gone.items()}} if gone else {}
+    evaluate = evaluator(run)
+
+    def on_estimate(num_bytes: int) -> None:
+        say(f"{folder.name}: will need about {memory.text(num_bytes)} of {memory.text(limit)}, compiling")
+        memory.check(num_bytes, limit)
 
     def on_compiled(compiled: training.Compiled) -> None:
         seconds["compile"] = compiled.seconds
-        say(f"{folder.name}: {run.num_members} members, compiled in {compiled.seconds:.1f} s, needs {compiled.bytes / 2**20:.0f} MiB")
+        say(f"{folder.name}: {run.num_members} members, compiled in {compiled.seconds:.1f} s, needs {memory.text(compiled.bytes)}")
+        if hosts.any_of(asked_to_stop()):
+            stop(t)
+
+    def stop(t: int) -> None:
+        told = f"checkpoint at {t * steps_per_update:,} steps per member" if t else "before the first checkpoint"
+        raise Terminated(f"terminated, {told}; continue with --resume")
 
     def on_chunk(chunk: training.Chunk) -> None:
-        nonlocal best
+        nonlocal best, saved
+        stopping = hosts.any_of(asked_to_stop())  # asked once: a signal that comes from here on ends the next chunk
         seconds["train"] += chunk.seconds
         updates = max((len(x) for x in chunk.metrics.values()), default=0)
         means = {name: _mean(x) for name, x in chunk.metrics.items()}
-        row = {"t": chunk.t, "steps": chunk.t * steps_per_update, "seconds": seconds["train"], "metrics": means, "eval": chunk.evaluation}
-        results.write(row)
-        score = _score(chunk, means)
-        if chunk.t and score > best:
+        new = {m: where for m, where in guard.divergences(chunk.t, chunk.metrics, chunk.finite).items() if m not in gone}
+        gone.update(new)
+        means, evaluation = guard.excluded(means, list(gone)), chunk.evaluation and guard.excluded(chunk.evaluation, list(gone))
+        row = {"t": chunk.t, "steps": chunk.t * steps_per_update, "seconds": seconds["train"], "metrics": means, "eval": evaluation}
+        if results is not None:
+            results.write(row)
+        if new:
+            told_diverged(chunk.t, new)
+        score = _score(evaluation, means)
+        due = chunk.t > 0 and (
+            stopping or chunk.t == run.num_updates or -(-chunk.t // about["chunk_updates"]) % run.settings.checkpoint_every == 0
+        )
+        if chunk.t and score > best and (due if evaluate is None else evaluation is not None):
             best = score
             checkpoints.save(chunk.run, "best", score)
-        if chunk.t:
+        if due:
             checkpoints.save(chunk.run, "last")
+            saved = chunk.t
         rate = updates * steps_per_update * run.num_members / chunk.seconds if chunk.seconds else 0.0
-        progress.write(row["steps"], rate, score)
+        if progress is not None:
+            progress.write(row["steps"], rate, score)
         if wandb is not None:
             wandb.write(row)
+        if stopping:
+            stop(chunk.t)
+
+    def told_diverged(t: int, new: dict[int, guard.Divergence]) -> None:
+        told = "; ".join(
+            f"member {m} (seed {run.seeds[m]}) diverged in update {where.update} "
+            f"({(where.update - 1) * steps_per_update:,} to {where.update * steps_per_update:,} steps): {where.what}"
+            for m, where in list(new.items())[:3]
+        )
+        told += f"; and {len(new) - 3} more" if len(new) > 3 else ""
+        if run.settings.on_nan == "stop" or len(gone) == run.num_members:
+            advice = "" if len(gone) == run.num_members else "; --resume --on-nan skip-member goes on without"
+            last = f"the last good checkpoint, at {saved * steps_per_update:,} steps, stays" if saved else "there is no checkpoint yet"
+            raise Diverged(f"{told}; {last}{advice}")
+        about["diverged"] = {str(m): where for m, where in gone.items()}
+        hosts.once(lambda: write_json(folder / "run.json", about))  # before the checkpoint: who reads that knows who is gone
+        say(f"{folder.name}: {told}; going on without")
 
     try:
         training.fit(
-            run.algorithm, state, task, run.num_updates, chunk_updates=about["chunk_updates"], evaluate=evaluator(run),
-            task_axes=task_axes, on_compiled=on_compiled, on_chunk=on_chunk,
+            run.algorithm, state, task, run.num_updates, chunk_updates=about["chunk_updates"], evaluate=evaluate,
+            evaluate_every=run.settings.evaluate_every, task_axes=task_axes, on_estimate=on_estimate, on_compiled=on_compiled,
+            on_chunk=on_chunk,
         )  # fmt: skip
     finally:
-        progress.close()
-        results.close()
-        checkpoints.close()
-        if wandb is not None:
-            wandb.close()
-    write_json(folder / "run.json", {**about, "seconds": seconds})
+        for part in (progress, results, checkpoints, wandb):
+            if part is not None:
+                part.close()
+    hosts.once(lambda: write_json(folder / "run.json", {**about, "seconds": seconds}))
     return folder
 
 
@@ -186,11 +266,9 @@ def _mean(x: np.ndarray) -> np.ndarray:
     return np.where(count > 0, np.nansum(x, axis=0) / np.maximum(count, 1), np.nan)
 
 
-def _score(chunk: training.Chunk, means: dict[str, np.ndarray]) -> float:
+def _score(evaluation: Any, means: dict[str, np.ndarray]) -> float:
     """The number that decides which checkpoint is best: the mean return of the evaluated (else the training) episodes."""
-    if chunk.evaluation:
-        return float(np.mean(chunk.evaluation["sampled"]["return"]))
-    values = np.asarray(means.get("episode_return", [np.nan]))
+    values = np.asarray(evaluation["sampled"]["return"] if evaluation else means.get("episode_return", [np.nan]))
     return float(np.nanmean(values)) if not np.all(np.isnan(values)) else float("-inf")
 
 
@@ -211,10 +289,11 @@ def load_run(folder: Path, kind: str = "last", say: Say = print) -> Loaded:
     folder = Path(folder)
     settings, config, hyper = load_settings(read_about(folder))
     settings = dataclasses.replace(settings, folder=str(folder.parent), name=folder.name)
-    run = resolve(settings, config, hyper)
+    run = resolve(settings, config, hyper, train=False)
     task, axes = make_task(run, say)
     checkpoints = Checkpoints(folder / "ckpt")
-    restored = checkpoints.restore(training.start(run.algorithm, run.seeds, run.hyper, task, axes), kind, say)
+    example = training.start(run.algorithm, run.seeds, run.hyper, task, axes)
+    restored = checkpoints.restore(example if jax.process_count() == 1 else mesh.everywhere(example), kind, say)
     checkpoints.close()
     if restored is None:
         raise UserError(f"run = {str(folder)!r}: has no checkpoint yet")

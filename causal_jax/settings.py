@@ -42,10 +42,18 @@ class Settings:
     """Seeds per combination of swept values; every member trains in the same program."""
     seed: int = option(0, low=0)
     """Seed of the first member; the others count up."""
-    steps: int = option(500_000, low=1)
+    seeds: tuple[int, ...] = option((), low=0)
+    """Seed of every member, all points of swept values included; empty: they count up from seed, the same for every point."""
+    combine: str = option("product", choices=("product", "zip"))
+    """How swept values make points: product (every combination), or zip (the i-th values belong together)."""
+    steps: int = option(500_000, low=1, high=2**62)
     """Environment steps of each member (rounded up to whole updates)."""
     evaluations: int = option(10, low=1)
-    """Evaluations, log rows and checkpoints spread over the run."""
+    """Chunks that the run is cut into: after each comes a log row, and unless said otherwise an evaluation and a checkpoint."""
+    evaluate_every: int = option(1, low=1)
+    """Chunks between two evaluations."""
+    checkpoint_every: int = option(1, low=1)
+    """Chunks between two checkpoints."""
     eval_episodes: int = option(16, low=1)
     """Episodes per evaluation and member."""
     eval_steps: int = option(0, low=0)
@@ -58,13 +66,19 @@ class Settings:
     """Name of the run folder; empty: <algorithm>-<env>."""
     folder: str = "runs"
     """Where run folders live."""
-    devices: int = option(0, low=0)
-    """Devices to shard the members over; 0: as many as divide them."""
+    mesh: str = ""
+    """Devices, e.g. pop=4,data=2: members lie along pop, environments and minibatches along data; empty: as many as divide the members."""
+    on_nan: str = option("stop", choices=("stop", "skip-member"))
+    """A member that diverges (NaN or infinity): stop the run, keeping its last good checkpoint, or go on without the member."""
+    memory_limit: float = option(0.0, low=0.0)
+    """GiB that the run may need; 0: the memory of the machine or of its devices."""
     log: tuple[str, ...] = option((), choices=("wandb", "wandb-grouped"))
     """Loggers beside the console and results.jsonl: wandb (one run a member) or wandb-grouped (one run of means)."""
 
 
-MAY_CHANGE = ("steps", "devices", "log", "folder", "name", "effects")  # what a resumed run need not repeat
+MAY_CHANGE = (  # what a resumed run need not repeat
+    "steps", "mesh", "log", "folder", "name", "effects", "evaluate_every", "checkpoint_every", "on_nan", "memory_limit",
+)  # fmt: skip
 
 
 class Resolved(NamedTuple):
@@ -119,25 +133,36 @@ def find_effects(settings: Settings) -> Path | None:
     raise UserError(f"effects = {settings.effects!r}: no such run, neither {places[0]} nor {places[1]} has a run.json")
 
 
-def resolve(settings: Settings, config: Any = None, hyper: Any = None) -> Resolved:
+def resolve(settings: Settings, config: Any = None, hyper: Any = None, *, train: bool = True) -> Resolved:
     """Check everything and build the algorithm. config, hyper: the algorithm's (None: its defaults); hyper's fields may be sequences.
+
+    train: whether it will be trained here; else the mesh, maybe one of another machine, is not checked.
 
     Raises: UserError, one line, for the first thing that is wrong.
     """
     module = algorithm_module(settings.algorithm)
     validate(settings)
+    for field in ("name", "folder", "effects", "env"):
+        if not getattr(settings, field).isprintable():
+            raise UserError(f"{field} = {getattr(settings, field)!r}: must hold printable characters only")
+    if "/" in settings.name or settings.name in (".", ".."):
+        raise UserError(f"name = {settings.name!r}: must be the name of a folder; --folder says where it lives")
     config = config if config is not None else module.Config(**ALGORITHMS[settings.algorithm].preset)
     hyper = hyper if hyper is not None else module.Hyper()
-    swept = {name: tuple(np.atleast_1d(np.asarray(values, object)).tolist()) for name, values in vars(hyper).items()}
-    for name, values in swept.items():
-        for value in values:
-            validate(module.Hyper(**{name: value}), "hyper.")
+    swept = swept_values(module, hyper)
     env, env_params = make(settings.env, **parse_options(settings.env_options))
     algorithm = module.build(env, env_params, config)
     find_effects(settings)
-    population, seeds, points = training.grid(hyper, range(settings.seed, settings.seed + settings.members))
-    mesh.population_mesh(len(seeds), settings.devices)
+    population, seeds, points = training.grid(hyper, range(settings.seed, settings.seed + settings.members), settings.combine)
+    if settings.seeds:
+        if len(settings.seeds) != len(seeds):
+            raise UserError(f"seeds = {len(settings.seeds)} seeds: must be {len(seeds)}, one for each member of every point")
+        seeds = list(settings.seeds)
+    if train:
+        mesh.make_mesh(len(seeds), settings.mesh, mesh.batch_sizes(module, config))
     num_updates = -(-settings.steps // module.steps_per_update(config))
+    if num_updates >= 2**31:
+        raise UserError(f"steps = {settings.steps}: must be less than 2^31 updates of {module.steps_per_update(config):,} steps")
     chunk_updates = -(-num_updates // settings.evaluations)
     return Resolved(settings, config, swept, population, seeds, points, env, env_params, module, algorithm, num_updates, chunk_updates)
 
@@ -184,17 +209,21 @@ def write_json(path: Path, content: Any) -> None:
 def read_about(folder: Path, name: str = "run.json") -> dict[str, Any]:
     """The run.json of a run folder (or another file of its kind). Raises: UserError when there is none or it cannot be read."""
     try:
-        return dict(json.loads((folder / name).read_text()))
-    except (OSError, ValueError) as error:
+        content = json.loads((folder / name).read_text())
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+        return content
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"run = {str(folder)!r}: has no readable {name} ({type(error).__name__})") from None
 
 
 def check_resumable(run: Resolved, about: dict[str, Any]) -> None:
     """Raises: UserError naming the first field in which a run differs from the folder it should continue."""
     now = json.loads(json.dumps(describe(run)))
+    defaults = json.loads(json.dumps(dataclasses.asdict(Settings())))  # of settings that are younger than the run
     for part in ("settings", "config", "hyper"):
         for field, value in now[part].items():
-            before = about[part].get(field)
+            before = about[part].get(field, defaults.get(field) if part == "settings" else None)
             if value != before and not (part == "settings" and field in MAY_CHANGE):
                 raise UserError(f"{field} = {value}: the run in {run.folder} has {before}; resume with the same, or choose another --name")
 
@@ -206,8 +235,22 @@ def load_settings(about: dict[str, Any]) -> tuple[Settings, Any, Any]:
         return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
     try:
-        settings = Settings(**tuples(about["settings"]))
+        known = {name: value for name, value in about["settings"].items() if name != "devices"}  # written before there was `mesh`
+        settings = Settings(**tuples(known))
         module = algorithm_module(settings.algorithm)
-        return settings, module.Config(**tuples(about["config"])), module.Hyper(**tuples(about["hyper"]))
+        config, hyper = module.Config(**tuples(about["config"])), module.Hyper(**tuples(about["hyper"]))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"run.json: is not one of this program ({error})") from None
+    validate(settings)
+    validate(config)
+    swept_values(module, hyper)
+    return settings, config, hyper
+
+
+def swept_values(module: Any, hyper: Any) -> dict[str, tuple[Any, ...]]:
+    """The values of every field of a Hyper, which may be one or several. Raises: UserError for one of another type or out of range."""
+    swept = {name: tuple(np.atleast_1d(np.asarray(values, object)).tolist()) for name, values in vars(hyper).items()}
+    for name, values in swept.items():
+        for value in values:
+            validate(module.Hyper(**{name: value}), "hyper.")
+    return swept

@@ -1,8 +1,8 @@
 """Honest summaries of few members: interquartile means, stratified bootstrap intervals, areas under curves, comparisons.
 
 The practice is that of Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice" (their library is
-rliable): interquartile mean (IQM), percentile bootstrap in which the members of each task are resampled apart (stratified), and the
-probability of improvement. Arrays have the members FIRST: scores are [members] or [members, tasks], curves are [members, points].
+rliable): interquartile mean (IQM), percentile bootstrap in which the members of each task are resampled apart (stratified), probability
+of improvement, performance profiles. Arrays have the members FIRST: scores are [members] or [members, tasks], curves [members, points].
 Scores of several tasks are pooled, so bring them to one scale first. One member is allowed: its interval is the point itself, which
 says nothing about seeds. NaN and infinite scores are refused: a diverged member is a result to be told, not an average to be made.
 Everything runs in NumPy and SciPy on the host and is deterministic given `seed`.
@@ -31,10 +31,15 @@ class Estimate(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """`scores[label]` is the IQM over members and tasks, `improvement[a, b]` the probability that a member of a beats one of b."""
+    """`scores[label]` is the IQM over members and tasks, `improvement[a, b]` the probability that a member of a beats one of b.
+
+    `profiles[label]` is the share of scores above each of `thresholds` [points], Estimates of [points].
+    """
 
     scores: dict[str, Estimate]
     improvement: dict[tuple[str, str], Estimate]
+    thresholds: Array
+    profiles: dict[str, Estimate]
 
 
 def _checked(scores: ArrayLike, name: str) -> Array:
@@ -182,14 +187,43 @@ def probability_of_improvement(
     return Estimate(float(statistic(*samples, axis=-1)), float(low), float(high))
 
 
+def performance_profile(
+    scores: ArrayLike, thresholds: ArrayLike, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Estimate:
+    """Share of scores above each threshold, pooled over members and tasks: Estimate of arrays [points] in [0, 1], falling.
+
+    The run-score distribution with pointwise stratified bootstrap intervals (Agarwal et al. 2021, section 4.2): where one method's
+    profile lies above another's everywhere, it is better at every quantile.
+    Args: scores [members] or [members, tasks]; thresholds [points] finite. Raises UserError on NaN or bad shapes.
+    """
+    array, taus = _checked(scores, "scores"), np.asarray(thresholds, dtype=np.float64)
+    if array.ndim > 2:
+        raise UserError(f"scores: got shape {array.shape}, expected [members] or [members, tasks]")
+    if taus.ndim != 1 or taus.size == 0 or not np.all(np.isfinite(taus)):
+        raise UserError(f"thresholds: got shape {taus.shape}, expected at least one finite number [points]")
+    tasks = [task[None, :] > taus[:, None] for task in np.atleast_2d(array.T)]
+
+    def pooled(*samples: Array, axis: int) -> Any:
+        return np.mean(np.concatenate(samples, axis=axis), axis=axis)
+
+    low, high = _bootstrap(tasks, pooled, confidence, resamples, seed)
+    return Estimate(pooled(*tasks, axis=-1), np.asarray(low), np.asarray(high))
+
+
 def compare(scores: Mapping[str, ArrayLike], confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Comparison:
-    """Several methods on the same tasks: IQM of each and the probability of improvement of each over each later one.
+    """Several methods on the same tasks: IQM and performance profile of each, probability of improvement of each over each later one.
 
     Args: scores: label -> [members] or [members, tasks], the same tasks in the same order and on one scale.
-    Returns: Comparison; improvement[a, b] is given for a before b in the mapping (the reverse is one minus it).
+    Returns: Comparison; improvement[a, b] is given for a before b in the mapping (the reverse is one minus it); the thresholds of the
+      profiles are 51 from the lowest to the highest score of all. Raises UserError on NaN, bad shapes or tasks that do not match.
     """
     labels = list(scores)
+    if not labels:
+        raise UserError("scores: got no method, expected at least one")
+    pool = np.concatenate([np.ravel(_checked(scores[label], f"scores of {label}")) for label in labels])
+    thresholds = np.linspace(pool.min(), pool.max(), 51)
+    profiles = {label: performance_profile(scores[label], thresholds, confidence, resamples, seed) for label in labels}
     estimates = {label: bootstrap_interval(scores[label], iqm, confidence, resamples, seed) for label in labels}
     pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
     improvement = {(a, b): probability_of_improvement(scores[a], scores[b], confidence, resamples, seed) for a, b in pairs}
-    return Comparison(estimates, improvement)
+    return Comparison(estimates, improvement, thresholds, profiles)

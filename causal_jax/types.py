@@ -26,6 +26,14 @@ class UserError(ValueError):
     """Bad input, told in one line that names the field, the value and what is allowed. The CLI prints it and exits with 2."""
 
 
+class Diverged(RuntimeError):
+    """A run that must not go on: NaN or infinity in parameters, loss or environment. One line; the CLI exits with 3."""
+
+
+class Terminated(RuntimeError):
+    """A run that was asked to stop (SIGTERM) and did, at the end of a chunk. One line; the CLI exits with 143."""
+
+
 class Env(Protocol):
     """gymnax 1.0's contract. `step` auto-resets and puts the observation before the reset in info["final_observation"]."""
 

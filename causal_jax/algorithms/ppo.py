@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from causal_jax import distributions, losses, networks, normalize, optim, replay, rollout, spaces
+from causal_jax import distributions, losses, networks, normalize, optim, parallel, replay, rollout, spaces
 from causal_jax.causal import effects as causal
 from causal_jax.causal import inverse
 from causal_jax.fields import option, validate
@@ -136,6 +136,12 @@ def evaluations(config: Config) -> dict[str, Config]:
 def steps_per_update(config: Config) -> int:
     """Environment steps that one update takes."""
     return config.num_envs * config.num_steps
+
+
+def batch_sizes(config: Config) -> dict[str, int]:
+    """What a mesh axis `data` splits."""
+    minibatch = steps_per_update(config) // config.num_minibatches
+    return {"num_envs": config.num_envs, "num_envs * num_steps / num_minibatches": minibatch}
 
 
 def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
@@ -267,12 +273,13 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         key_collect, key_learn = jax.random.split(key)
         policy = state.policy._replace(hyper=hyper, task=task)
         cursor, batch, metrics = collect(key_collect, policy, state.cursor, hyper, task)
-        batch = jax.tree.map(lambda x: x.reshape(batch_size, *x.shape[2:]), batch)
+        batch = parallel.gather(jax.tree.map(lambda x: x.reshape(batch_size, *x.shape[2:]), batch))
         optimizer = optim.adam(hyper.lr, hyper.max_grad_norm, eps=1e-5)
 
         def minibatch(carry: tuple[Params, Any], rows: jax.Array) -> tuple[tuple[Params, Any], Metrics]:
             network, opt_state = carry
-            grads, metrics = jax.grad(loss, has_aux=True)(network, policy, jax.tree.map(lambda x: x[rows], batch), hyper)
+            picked = parallel.split(jax.tree.map(lambda x: x[rows], batch))
+            grads, metrics = jax.grad(loss, has_aux=True)(network, policy, picked, hyper)
             updates, opt_state = optimizer.update(grads, opt_state, network)
             return (optax.apply_updates(network, updates), opt_state), metrics
 

@@ -5,23 +5,39 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from causal_jax.fields import suggest
 from causal_jax.mesh import use_all_cores
 from causal_jax.types import UserError
-from experiments.benchmarks import measure
-from experiments.benchmarks.speed import BENCHMARKS, Sizes
+from experiments.benchmarks import host, measure, scaling, speed
+from experiments.benchmarks.speed import Sizes
 
 RESULTS = Path(__file__).parents[1] / "results"
+BENCHMARKS: dict[str, Callable[[Sizes], dict[str, Any]]] = {
+    "env": speed.env,
+    "ppo": speed.cartpole,
+    "minatar": speed.minatar,
+    "members": speed.members,
+    "compile": speed.compilation,
+    "mask": speed.mask,
+    "scale-members": scaling.members_curve,
+    "scale-envs": scaling.envs_curve,
+    "scale-devices": scaling.devices_curve,
+    "population": scaling.population,
+    "sweep": speed.sweep,
+    "overhead": host.overhead,
+    "long": host.long,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Benchmarks of speed: env, ppo, members, compile, mask."""
+    """Benchmarks of speed; their names stand in BENCHMARKS."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """Which to run; none: all."""

@@ -32,7 +32,7 @@ def main() -> None:
     imported = time.perf_counter()
     hyper, seeds, _ = training.grid(ppo.Hyper(), range(sizes.members))
     run = jax.block_until_ready(training.start(algorithm, seeds, hyper, task))
-    run = mesh.shard_run(run, mesh.population_mesh(sizes.members))
+    run = mesh.shard_run(run, mesh.make_mesh(sizes.members))
     started = time.perf_counter()
     backend: list[float] = []
 

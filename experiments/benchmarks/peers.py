@@ -1,21 +1,30 @@
-"""stable-baselines3 in a virtual environment of its own, made on first use under the user's cache folder, driven line by line."""
+"""Peers in virtual environments of their own, made on first use under the user's cache folder, driven line by line.
+
+A child (`<name>_child.py`) runs inside the peer's environment. It prints one line of JSON when it is ready, {"versions": ...}; every
+line of JSON it then gets asks for one measurement, whose environment steps per second go out as {"steps_per_second": ...}.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from causal_jax.types import UserError
 
-# torch first and alone, so that stable-baselines3 does not choose a build of its own
-SB3 = (("torch==2.13.0",), ("stable-baselines3==2.9.2", "gymnasium==1.4.0"))
-CHILD = Path(__file__).parent / "sb3_child.py"
+# Installed group by group: torch first and alone, so that stable-baselines3 does not choose a build of its own
+PEERS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "sb3": (("torch==2.13.0",), ("stable-baselines3==2.9.2", "gymnasium==1.4.0", "minatar==1.0.15")),
+    "rejax": (("rejax==0.1.3", "gymnax==0.0.9", "jax==0.9.2", "jaxlib==0.9.2"),),
+    "grids": (("navix==0.7.4", "xminigrid==0.9.3", "jax==0.9.2", "jaxlib==0.9.2"),),
+}
+HERE = Path(__file__).parent
 
 
 def cache_folder() -> Path:
@@ -45,39 +54,41 @@ def environment(name: str, requirements: tuple[tuple[str, ...], ...]) -> Path:
 
 
 class Peer:
-    """A running peer: `versions` and `threads` as it told, and a measurement per call."""
+    """A running peer: what it `told` when it was ready, and a measurement per call."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        told = self._read()
-        self.versions: dict[str, str] = told["versions"]
-        self.threads: int = told["threads"]
+    def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
+        self._name, self._process = name, process
+        self.told = self._read()
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise UserError(f"peer: stopped with exit code {self._process.wait()}; run {CHILD.name} alone to see why")
+            raise UserError(f"peer = {self._name!r}: stopped with exit code {self._process.wait()}; run {self._name}_child.py to see why")
         return dict(json.loads(line))
 
-    def steps_per_second(self, threads: int = 0) -> float:
-        """One measurement. threads: of torch; 0 is torch's own choice."""
+    def measure(self, **request: Any) -> float:
+        """One measurement, in environment steps per second; what may be asked stands in the child."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{threads}\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return float(self._read()["steps_per_second"])
 
+    def contestant(self, **request: Any) -> Callable[[], float]:
+        """`measure` with this request, to be called once a round."""
+        return functools.partial(self.measure, **request)
+
 
 @contextmanager
-def sb3(size: dict[str, Any]) -> Iterator[Peer]:
-    """stable-baselines3's PPO with these sizes (see sb3_child.py), ready to be measured; ended on leaving."""
-    command = [str(environment("sb3", SB3)), str(CHILD), json.dumps(size)]
-    surroundings = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "XLA_FLAGS")}
+def peer(name: str, size: dict[str, Any]) -> Iterator[Peer]:
+    """The peer `name` with these sizes (see its child), ready to be measured; ended on leaving."""
+    command = [str(environment(name, PEERS[name])), str(HERE / f"{name}_child.py"), json.dumps(size)]
+    surroundings = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")}
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=surroundings
     )
     try:
-        yield Peer(process)
+        yield Peer(name, process)
     finally:
         assert process.stdin is not None
         process.stdin.close()

@@ -1,10 +1,10 @@
-"""Runs inside the peer's own virtual environment: stable-baselines3 PPO on gymnasium's CartPole-v1, one measurement per line of input.
+"""Runs inside the peer's own virtual environment: stable-baselines3 PPO, one measurement per line of input (see peers.py).
 
-    python sb3_child.py '{"num_envs": 64, "num_steps": 128, "num_epochs": 4, "batch_size": 2048, "hidden": [64, 64], "updates": 4}'
+    python sb3_child.py '{"env": "CartPole-v1", "num_envs": 64, "num_steps": 128, "num_epochs": 4, "batch_size": 2048,
+        "hidden": [64, 64], "updates": 4}'
 
-It prints a line of JSON when it is ready (versions, threads), then waits. A line of input, the number of torch threads (0: torch's own
-choice), starts one `learn` of `updates` updates; its environment steps per second go out as a line of JSON. Imports and the first
-update are not measured.
+A request {"threads": n} (of torch; 0: torch's own choice) times one `learn` of `updates` updates. Imports and the first update are not
+measured. Environments whose names begin with MinAtar/ come from the MinAtar package; the policy is an MLP on the flat observation.
 """
 
 import json
@@ -18,18 +18,22 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 size = json.loads(sys.argv[1])
+versions = {"stable_baselines3": stable_baselines3.__version__, "gymnasium": gymnasium.__version__, "torch": torch.__version__}
+if size["env"].startswith("MinAtar/"):
+    from minatar.gym import register_envs
+
+    register_envs()
 threads = torch.get_num_threads()
 steps = size["num_envs"] * size["num_steps"]
 model = PPO(
-    "MlpPolicy", make_vec_env("CartPole-v1", n_envs=size["num_envs"], seed=0), n_steps=size["num_steps"], batch_size=size["batch_size"],
+    "MlpPolicy", make_vec_env(size["env"], n_envs=size["num_envs"], seed=0), n_steps=size["num_steps"], batch_size=size["batch_size"],
     n_epochs=size["num_epochs"], learning_rate=3e-4, gamma=0.99, gae_lambda=0.95, clip_range=0.2, ent_coef=0.0, vf_coef=0.5,
     max_grad_norm=0.5, seed=0, device="cpu", policy_kwargs={"net_arch": size["hidden"], "activation_fn": torch.nn.Tanh},
 )  # fmt: skip
 model.learn(steps)
-versions = {"stable_baselines3": stable_baselines3.__version__, "gymnasium": gymnasium.__version__, "torch": torch.__version__}
 print(json.dumps({"versions": versions, "threads": threads}), flush=True)
 for line in sys.stdin:
-    torch.set_num_threads(int(line) or threads)
+    torch.set_num_threads(json.loads(line).get("threads") or threads)
     began = time.perf_counter()
     model.learn(size["updates"] * steps, reset_num_timesteps=False)
     seconds = time.perf_counter() - began

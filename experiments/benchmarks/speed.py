@@ -1,4 +1,4 @@
-"""The benchmarks: environments alone, PPO against stable-baselines3, members, compilation, the cost of the mask.
+"""The benchmarks: environments alone, PPO against its peers, members, compilation, the cost of the mask.
 
 Each is a function of `Sizes` that returns {"about", "rows", "ratios", ...} (see measure.summary) and is registered in BENCHMARKS.
 """
@@ -6,8 +6,8 @@ Each is a function of `Sizes` that returns {"about", "rows", "ratios", ...} (see
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,9 +20,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from causal_jax import mesh, training
+from causal_jax import mesh, spaces, training
 from causal_jax.algorithms import algorithm_module, ppo
 from causal_jax.envs import make
+from causal_jax.envs.base import Environment
+from experiments.benchmarks import peers
 from experiments.benchmarks.measure import Ratio, Row, alternate, summary
 
 CARTPOLE = "gymnax:CartPole-v1"
@@ -54,8 +56,18 @@ class Sizes:
     """PPO: updates in a measurement."""
     peer_updates: int = 2
     """Updates in a measurement of stable-baselines3."""
+    population: tuple[int, ...] = (1, 8, 64, 512)
+    """Members of the scaling curve; the third is also compared with single runs."""
+    environments: tuple[int, ...] = (1, 16, 256, 4096, 16384)
+    """Environments of the scaling curve."""
     actuators: tuple[int, ...] = (4, 6, 8)
     """Mazes on which the mask's cost is measured."""
+    sweep_trials: int = 24
+    """Trials of the sweep, and as many command line runs beside it; each contestant is measured once."""
+    sweep_steps: int = 20_000
+    """Environment steps of each."""
+    chunks: int = 10_000
+    """Chunks of the run over which the memory of the host is measured."""
 
     @property
     def config(self) -> ppo.Config:
@@ -69,10 +81,48 @@ class Sizes:
         )
 
 
-def env_rate(env: str, sizes: Sizes) -> Callable[[], float]:
+@dataclasses.dataclass(frozen=True)
+class Flat(Environment):
+    """An environment whose observation is one flat vector: what the peers' MLPs see of an image."""
+
+    inner: Any
+
+    default_params = property(lambda self: self.inner.default_params)
+
+    def reset_env(self, key: Any, params: Any) -> Any:
+        """Flattened."""
+        obs, state = self.inner.reset_env(key, params)
+        return obs.reshape(-1).astype(float), state
+
+    def step_env(self, key: Any, state: Any, action: Any, params: Any) -> Any:
+        """Flattened."""
+        obs, *rest = self.inner.step_env(key, state, action, params)
+        return (obs.reshape(-1).astype(float), *rest)
+
+    def is_truncated(self, state: Any, params: Any) -> Any:
+        """As it was."""
+        return self.inner.is_truncated(state, params)
+
+    def action_space(self, params: Any) -> Any:
+        """As it was."""
+        return self.inner.action_space(params)
+
+    def observation_space(self, params: Any) -> Any:
+        """One vector."""
+        return spaces.Box(0.0, 1.0, (math.prod(self.inner.observation_space(params).shape),))
+
+
+def make_flat(env: str) -> tuple[Any, Any]:
+    """`make`, with observations of more than one dimension flattened."""
+    world, params = make(env)
+    return (world, params) if len(world.observation_space(params).shape) == 1 else (Flat(world), params)
+
+
+def env_rate(env: str, sizes: Sizes, parallel: int = 0, env_steps: int = 0) -> Callable[[], float]:
     """A measurement of an environment alone: steps/s of jit(vmap(scan)) with uniformly random actions and auto-reset."""
     world, params = make(env)
-    num_actions = world.action_space(params).n
+    space = world.action_space(params)
+    parallel, env_steps = parallel or sizes.parallel, env_steps or sizes.env_steps
 
     def one(key: jax.Array) -> jax.Array:
         key_reset, key_action, key_step = jax.random.split(key, 3)
@@ -82,12 +132,15 @@ def env_rate(env: str, sizes: Sizes) -> Callable[[], float]:
             _, state, reward, terminated, truncated, _ = world.step(key, state, action, params)
             return state, reward + (terminated | truncated)
 
-        actions = jax.random.randint(key_action, (sizes.env_steps,), 0, num_actions)
+        if isinstance(space, spaces.Discrete):
+            actions = jax.random.randint(key_action, (env_steps,), 0, space.n)
+        else:
+            actions = jax.vmap(space.sample)(jax.random.split(key_action, env_steps))
         state = world.reset(key_reset, params)[1]
-        return jnp.sum(jax.lax.scan(body, state, (actions, jax.random.split(key_step, sizes.env_steps)))[1])
+        return jnp.sum(jax.lax.scan(body, state, (actions, jax.random.split(key_step, env_steps)))[1])
 
     def all_of_them(key: jax.Array) -> jax.Array:
-        return jax.vmap(one)(jax.random.split(key, sizes.parallel))
+        return jax.vmap(one)(jax.random.split(key, parallel))
 
     program = jax.jit(all_of_them).lower(jax.random.key(0)).compile()
     jax.block_until_ready(program(jax.random.key(0)))
@@ -97,7 +150,7 @@ def env_rate(env: str, sizes: Sizes) -> Callable[[], float]:
         key = jax.block_until_ready(jax.random.key(next(seeds)))
         began = time.perf_counter()
         jax.block_until_ready(program(key))
-        return sizes.parallel * sizes.env_steps / (time.perf_counter() - began)
+        return parallel * env_steps / (time.perf_counter() - began)
 
     return measure
 
@@ -107,7 +160,7 @@ def train_rate(env: str, config: ppo.Config, members: int, updates: int, random_
 
     random_effects: the mask reads an effect model with random weights instead of a fitted one.
     """
-    world, params = make(env)
+    world, params = make_flat(env)
     algorithm, task, axes = ppo.build(world, params, config), ppo.Task(params), None
     if random_effects:
         module = algorithm_module("effects")
@@ -115,7 +168,7 @@ def train_rate(env: str, config: ppo.Config, members: int, updates: int, random_
         phase1 = training.start(module.build(world, params), seeds, hyper, module.Task(params))
         task, axes = ppo.Task(params, module.model(phase1.state)), ppo.Task(None, 0)
     hyper, seeds, _ = training.grid(ppo.Hyper(), range(members))
-    run = mesh.shard_run(training.start(algorithm, seeds, hyper, task, axes), mesh.population_mesh(members))
+    run = mesh.shard_run(training.start(algorithm, seeds, hyper, task, axes), mesh.make_mesh(members))
     compiled = training.compile_run(algorithm, run, task, updates, task_axes=axes)
     num = jnp.asarray(updates, jnp.int32)
 
@@ -137,14 +190,24 @@ def rates(contestants: dict[str, Callable[[], float]], sizes: Sizes) -> list[Row
 
 
 def env(sizes: Sizes) -> dict[str, Any]:
-    """Environments alone."""
-    names = ("maze-n6", "maze-n4", CARTPOLE)
-    rows = rates({name: env_rate(name, sizes) for name in names}, sizes)
-    return summary(
-        rows,
-        [Ratio(f"{name} / 5 million steps/s", name, 5e6, ">= 1") for name in names[:2]]
-        + [Ratio(f"{name} / CartPole", name, CARTPOLE) for name in names[:2]],
-    )
+    """Environments alone, ours, gymnax's and brax's in this process, navix's and xminigrid's in their own."""
+    ours = ("maze-n6", "maze-n4", CARTPOLE, "gymnax:Pendulum-v1", "gymnax:Breakout-MinAtar")
+    grids = ("navix:Navix-Empty-8x8-v0", "navix:Navix-DoorKey-8x8-v0", "xminigrid:MiniGrid-Empty-8x8", "xminigrid:MiniGrid-DoorKey-8x8")
+    contestants = {name: env_rate(name, sizes) for name in ours}
+    few = min(sizes.env_steps, 50)  # of brax, which is a thousand times dearer
+    contestants |= {name: env_rate(name, sizes, env_steps=few) for name in ("brax:inverted_pendulum",)}
+    size = {"envs": grids, "parallel": sizes.parallel, "env_steps": sizes.env_steps}
+    with peers.peer("grids", size) as peer:
+        contestants |= {name: peer.contestant(env=name) for name in grids}
+        rows = rates(contestants, sizes)
+    return {
+        **summary(
+            rows,
+            [Ratio(f"{name} / 5 million steps/s", name, 5e6, ">= 1") for name in ours[:2]]
+            + [Ratio(f"{ours[0]} / {name}", ours[0], name) for name in list(contestants)[2:]],
+        ),
+        "peer": peer.told["versions"],
+    }
 
 
 def members(sizes: Sizes) -> dict[str, Any]:
@@ -159,27 +222,45 @@ def members(sizes: Sizes) -> dict[str, Any]:
     return summary(rows, [Ratio(f"cost of {many} / 1 member", rows[3].label, rows[2].label, "< 4")])
 
 
-def against_sb3(sizes: Sizes) -> dict[str, Any]:
-    """PPO on CartPole against stable-baselines3 with the same hyperparameters."""
-    from experiments.benchmarks import peers
-
-    batch_size = sizes.num_envs * sizes.num_steps // sizes.num_minibatches
-    size = {
-        "num_envs": sizes.num_envs, "num_steps": sizes.num_steps, "num_epochs": sizes.num_epochs, "batch_size": batch_size,
-        "hidden": list(sizes.hidden), "updates": sizes.peer_updates,
+def against_peers(env: str, sb3_env: str, rejax_env: str, sizes: Sizes, targets: tuple[str, str]) -> dict[str, Any]:
+    """PPO on one environment, ours against stable-baselines3 and rejax with the same hyperparameters, alternated in one run."""
+    shared: dict[str, Any] = {
+        "num_envs": sizes.num_envs, "num_steps": sizes.num_steps, "num_epochs": sizes.num_epochs, "hidden": list(sizes.hidden),
     }  # fmt: skip
-    ours = [f"ours, {num} member{'s' * (num > 1)}" for num in (1, sizes.members)]
-    contestants = {
-        label: train_rate(CARTPOLE, sizes.config, num, sizes.updates) for label, num in zip(ours, (1, sizes.members), strict=True)
-    }
-    with peers.sb3(size) as peer:
-        theirs = {f"stable-baselines3, {num} thread{'s' * (num > 1)}": num for num in sorted({1, peer.threads})}
-        contestants.update({label: functools.partial(peer.steps_per_second, num) for label, num in theirs.items()})
-        rows = rates(contestants, sizes)
-        told = {"peer": peer.versions}
-    targets = ("", ">= 50")
-    ratios = [Ratio(f"{a} / {b}", a, b, target) for a, target in zip(ours, targets, strict=True) for b in theirs]
+    batch_size = sizes.num_envs * sizes.num_steps // sizes.num_minibatches
+    counts = (1, sizes.members)
+
+    def label(who: str, num: int) -> str:
+        return f"{who}, {num} member{'s' * (num > 1)}"
+
+    contestants = {label("ours", num): train_rate(env, sizes.config, num, sizes.updates) for num in counts}
+    sb3 = peers.peer("sb3", {**shared, "env": sb3_env, "batch_size": batch_size, "updates": sizes.peer_updates})
+    rejax = peers.peer(
+        "rejax",
+        {**shared, "env": rejax_env, "num_minibatches": sizes.num_minibatches, "updates": sizes.updates, "members": counts},
+    )
+    with sb3 as slow, rejax as fast:
+        threads = sorted({1, slow.told["threads"]})
+        theirs = {f"stable-baselines3, {num} thread{'s' * (num > 1)}": slow.contestant(threads=num) for num in threads}
+        others = {label("rejax", num): fast.contestant(members=num) for num in counts}
+        rows = rates({**contestants, **theirs, **others}, sizes)
+        told = {"peer": {**slow.told["versions"], **fast.told["versions"]}}
+    many = label("ours", sizes.members)
+    ratios = [Ratio(f"{many} / {b}", many, b, targets[0]) for b in theirs]
+    ratios += [
+        Ratio(f"{label('ours', num)} / {label('rejax', num)}", label("ours", num), label("rejax", num), targets[1]) for num in counts
+    ]
     return {**summary(rows, ratios), **told}
+
+
+def cartpole(sizes: Sizes) -> dict[str, Any]:
+    """PPO on CartPole against stable-baselines3 and rejax with the same hyperparameters."""
+    return against_peers(CARTPOLE, "CartPole-v1", "CartPole-v1", sizes, (">= 50", ">= 1"))
+
+
+def minatar(sizes: Sizes) -> dict[str, Any]:
+    """PPO on MinAtar's Breakout (flat observation, MLP) against stable-baselines3 and rejax with the same hyperparameters."""
+    return against_peers("gymnax:Breakout-MinAtar", "MinAtar/Breakout-v1", "Breakout-MinAtar", sizes, ("", ""))
 
 
 def compilation(sizes: Sizes) -> dict[str, Any]:
@@ -225,10 +306,8 @@ def mask(sizes: Sizes) -> dict[str, Any]:
     return summary(rows, ratios)
 
 
-BENCHMARKS: dict[str, Callable[[Sizes], dict[str, Any]]] = {
-    "env": env,
-    "ppo": against_sb3,
-    "members": members,
-    "compile": compilation,
-    "mask": mask,
-}
+def sweep(sizes: Sizes) -> dict[str, Any]:
+    """A sweep of PPO on the maze as one program against the same trials as command line runs one after the other."""
+    from experiments.benchmarks import sweeps
+
+    return sweeps.against_runs(sizes.sweep_trials, sizes.sweep_steps)

@@ -12,7 +12,7 @@ from beartype import beartype
 from jaxtyping import jaxtyped
 
 from causal_jax import losses, returns
-from causal_jax.causal import effects
+from causal_jax.causal import codebook, effects, graphs, tables
 
 PACKAGE = Path(__file__).parents[2] / "causal_jax"
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py")) if path.read_text().strip()}
@@ -49,6 +49,10 @@ def test_the_walk_can_fail() -> None:
 
 _t, _flags = jnp.linspace(0.0, 1.0, 5), jnp.arange(5) == 2
 _a, _labels, _matrix, _one = jnp.linspace(0.1, 1.0, 3), jnp.asarray([0, 0, 1]), jnp.eye(3), jnp.ones(())
+_free, _logits = graphs.free_edges(3), jnp.zeros((2, 3, 4))
+_edges, _h = _logits > 0, jnp.ones((4, 2))
+_book = codebook.Codebook(_h[:3], _a, _h[:3])
+_weight, _bias, _layer = jnp.ones((3, 2, 5)), jnp.ones((3, 5)), jnp.ones((4, 3, 5, 6))
 _kept, _dynamics, _uniform = _labels == 0, jnp.full((3, 4), 0.25), jnp.full(3, 1 / 3)
 CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (returns.gae, (_t, _t, _t, _flags, _flags, 0.9, 0.5)),
@@ -75,6 +79,24 @@ CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (effects.n_loss, (_a, _a)),
     (effects.idm_loss, (_a, _labels[2])),
     (effects.agreement, (_labels, _labels)),
+    (codebook.init, (jax.random.key(0), 3, 2)),
+    (codebook.nearest, (_h, _h[0])),
+    (codebook.straight_through, (_h[0], _h[1])),
+    (codebook.commitment_loss, (_h[0], _h[1])),
+    (codebook.codebook_loss, (_h[0], _h[1])),
+    (codebook.ema_update, (_book, _h, jnp.asarray([0, 1, 2, 2]))),
+    (codebook.usage, (jnp.asarray([[0, 1], [2, 2]]), 3)),
+    (graphs.free_edges, (3, 1, True, True)),
+    (graphs.place, (jnp.zeros((2, 3)), _free)),
+    (graphs.logistic_noise, (jax.random.key(0), (2, 3))),
+    (graphs.sample_edges, (_logits, _logits)),
+    (graphs.likely_edges, (_logits,)),
+    *((graphs.sparsity, (_logits, _logits, how)) for how in graphs.SPARSITIES),
+    (graphs.with_self, (_edges[..., :3],)),
+    (graphs.shd, (_edges, _edges, _free)),
+    (graphs.f1, (_edges, _edges)),
+    (tables.table, (_weight, _bias, _layer)),
+    (tables.slope, (_weight, _bias, _layer)),
 ]
 
 
@@ -83,7 +105,7 @@ def public(module: Any) -> set[str]:
     return {name for name, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__ and name[0] != "_"}
 
 
-@pytest.mark.parametrize("module", [returns, losses, effects], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [returns, losses, effects, codebook, graphs, tables], ids=lambda module: module.__name__)
 def test_every_public_function_of_the_maths_is_checked(module: Any) -> None:
     """Its arrays are annotated with their axes (no bare jax.Array), and CALLS calls it."""
     called = {f.__name__ for f, _ in CALLS if f.__module__ == module.__name__}

@@ -11,19 +11,20 @@ PACKAGE = Path(__file__).parents[2] / "causal_jax"
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
 RANKS = (  # a module may import modules of its own line and of the lines before; a name stands for itself or for its folder
     {"types"},
-    {"fields"},
+    {"fields", "parallel"},
     {"spaces", "networks", "distributions", "returns", "losses", "optim", "normalize", "statistics"},
     {"replay", "rollout", "planning", "causal", "envs"},
     {"algorithms"},
-    {"training", "checkpoint", "logs", "mesh", "history", "plots", "plots_causal", "page"},
+    {"hosts", "stderr", "mesh", "engine", "guard", "memory"},
+    {"training", "checkpoint", "logs", "history", "plots", "plots_causal", "page", "sweep_file", "sweep_plots"},
     {"settings", "report"},
-    {"runs", "evaluation", "policy", "gallery", "gallery_maze"},
+    {"runs", "evaluation", "policy", "gallery", "gallery_maze", "sweep"},
     {"cli"},
     {"__main__"},
 )
 RANK = {name: i for i, names in enumerate(RANKS) for name in names}
 ONE_FILE = {"flax.linen": "networks.py", "distrax": "distributions.py", "orbax": "checkpoint.py"}
-NEVER_ON_TOP = {"gymnax", "brax", "matplotlib", "wandb", "seaborn", "gymnasium", "PIL"}
+NEVER_ON_TOP = {"gymnax", "brax", "matplotlib", "wandb", "seaborn", "gymnasium", "PIL", "optuna", "yaml"}
 
 
 def imported(tree: ast.AST) -> set[str]:

@@ -5,27 +5,31 @@ from __future__ import annotations
 import json
 import statistics
 
+import numpy as np
 import pytest
 
 from causal_jax.types import UserError
-from experiments.benchmarks import measure
+from experiments.benchmarks import measure, sweeps
 from experiments.benchmarks.__main__ import Options, run
 from experiments.benchmarks.speed import Sizes
 
-TINY = Sizes(rounds=2, parallel=2, env_steps=3, members=2, num_envs=2, num_steps=4, num_epochs=1, num_minibatches=1, hidden=(4,), updates=1)
+TINY = Sizes(
+    rounds=2, parallel=2, env_steps=3, members=2, num_envs=2, num_steps=4, num_epochs=1, num_minibatches=1, hidden=(4,), updates=1,
+    environments=(1, 4),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     out = tmp_path_factory.mktemp("benchmarks") / "results" / "all.json"
-    run(Options(("env",), out, TINY))
+    run(Options(("members", "scale-envs"), out, TINY))
     return json.loads(out.read_text())
 
 
 def test_rows_hold_every_round_and_their_summary(results):
-    assert list(results) == ["env"]
-    rows = results["env"]["rows"]
-    assert [row["label"] for row in rows] == ["maze-n6", "maze-n4", "gymnax:CartPole-v1"]
+    assert list(results) == ["members", "scale-envs"]
+    rows = results["scale-envs"]["rows"]
+    assert [row["label"] for row in rows] == ["1 envs x 8 steps", "4 envs x 2 steps"]
     for row in rows:
         assert len(row["values"]) == 2
         assert min(row["values"]) > 0
@@ -67,5 +71,38 @@ def test_a_second_result_leaves_the_first_and_replaces_its_own(tmp_path):
 
 
 def test_unknown_name_is_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"^names = 'membres': unknown, did you mean members\?$"):
+    with pytest.raises(UserError, match=r"^names = 'membres': unknown, did you mean members, scale-members\?$"):
         run(Options(("membres",), tmp_path / "x.json", TINY))
+
+
+def test_sweep_adds_up_the_runs_and_compares_their_members(monkeypatch):
+    """Without a process: what is started, and how seconds and differences are put together."""
+    started = []
+
+    def timed(words, cache):
+        started.append((words, cache.name))
+        return (5.0, 3.0) if words[0] == "sweep" else (10.0, 2.0)
+
+    class Read:
+        def __init__(self, folder):
+            self.folder = folder
+
+        def curve(self, metric):
+            assert metric == "eval.sampled.return"
+            count = 2 if self.folder.name == "program-000" else 1
+            return None, np.full((count, 3), 7.0 if count == 2 else 6.5)
+
+    monkeypatch.setattr(sweeps, "timed", timed)
+    monkeypatch.setattr(sweeps, "read_run", Read)
+    monkeypatch.setattr(sweeps, "differences", lambda program, lone: [1e-7, 2e-5])
+    told = sweeps.against_runs(2, 64)
+    assert [row["median"] for row in told["rows"]] == [20.0, 20.0, 5.0, 5.0, 4.0, 4.0, 3.0, 3.0]
+    assert [(ratio["value"], ratio["met"]) for ratio in told["ratios"]] == [(4.0, False)] * 2 + [(pytest.approx(4 / 3), None)] * 2
+    assert told["notes"][0].startswith("last checkpoint of a member and of its lone run: 1 of 2 within 1e-5")
+    assert "differ by at most 0.5" in told["notes"][1]
+    assert [cache for _, cache in started] == ["cache-sweep", "cache-0", "cache-1", "cache-sweep", "cache-1", "cache-1"]
+    words = started[1][0]
+    assert words[:2] == ["train", "ppo"]
+    assert words[words.index("--steps") + 1] == "64"
+    assert "--hyper.lr=0.0001" in words
+    assert "--log" not in words

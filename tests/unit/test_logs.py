@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from causal_jax.logs import Jsonl, Progress, Wandb, plain, read_rows
+from causal_jax.logs import Jsonl, Progress, Wandb, kept, plain, read_rows
 
 ABOUT = {"name": "run", "seeds": [0, 1]}
 ROW = {"t": 1, "steps": 10, "metrics": {"loss": np.asarray([1.0, 2.0])}, "eval": {"greedy": {"return": np.asarray([3.0, 4.0])}}}
@@ -38,6 +38,40 @@ def test_a_new_run_starts_an_empty_log(tmp_path: Path) -> None:
     path.write_text('{"t": 9}\n')
     Jsonl(path, 0).close()
     assert path.read_text() == ""
+
+
+def written(path: Path, chunks: range, stop: int = 0) -> None:
+    """A log of chunks of 5 updates, at most 16 rows, resumed at chunk `stop`."""
+    log = Jsonl(path, 5 * stop, chunk_updates=5, max_rows=16)
+    for chunk in chunks:
+        log.write({"t": 5 * chunk})
+        assert len(read_rows(path)) <= 16
+    log.close()
+
+
+def test_a_long_log_is_thinned_and_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    written(path, range(0, 1001))
+    chunks = [row["t"] // 5 for row in read_rows(path)]
+    assert chunks == [0, 256, 512, 768, 997, 998, 999, 1000]
+    assert chunks == [chunk for chunk in range(1001) if kept(chunk, 1000, 16)]
+
+
+@pytest.mark.parametrize(("killed", "resumed"), [(31, 30), (32, 31), (33, 29), (200, 190)])
+def test_a_resumed_log_ends_as_one_that_was_not_killed(killed: int, resumed: int, tmp_path: Path) -> None:
+    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
+    written(calm, range(0, 241))
+    written(stormy, range(0, killed + 1))
+    written(stormy, range(resumed + 1, 241), stop=resumed)
+    assert read_rows(calm) == read_rows(stormy)
+
+
+def test_a_row_that_is_dropped_once_never_comes_back() -> None:
+    for newest in range(1, 300):
+        now = {chunk for chunk in range(newest + 1) if kept(chunk, newest, 16)}
+        later = {chunk for chunk in range(newest + 2) if kept(chunk, newest + 1, 16)}
+        assert later <= now | {newest + 1}
+        assert len(now) <= 16 // 2 + 1
 
 
 def test_progress_prints_a_line_a_chunk(capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,11 +122,11 @@ def test_report_runs_embeds_every_picture_and_number(tmp_path, pair):
     section = report.Section("The learned policy", "One episode.", [plots.gif(frames, tmp_path / "policy.gif")], facts={"seed": 0})
     path = report.report_runs(pair, tmp_path / "out", sections=[section], references={"shortest path": {"return": 99.5, "success": 1.0}})
     page = path.read_text()
-    for name in ("curves.png", "comparison.png", "metrics.png"):
+    for name in ("curves.png", "comparison.png", "profiles.png", "metrics.png"):
         drawn(path.parent / name)
         assert base64.b64encode((path.parent / name).read_bytes()).decode() in page
     assert base64.b64encode((tmp_path / "policy.gif").read_bytes()).decode() in page
-    assert page.count("<img ") == page.count("base64,") == 4
+    assert page.count("<img ") == page.count("base64,") == 5
     for text in (
         "93.0 <small>[",
         "not available",
@@ -223,3 +223,20 @@ def test_gif_is_animated_and_small(tmp_path):
 def test_comparison_picture_and_step_labels(tmp_path):
     drawn(plots.comparison(compare({"a": [1.0, 2.0], "b": [1.5, 2.5]}, resamples=50), tmp_path / "compare.png"))
     assert [plots.short(value) for value in (0, 500, 20_000, 1.5e6)] == ["0", "500", "20k", "1.5M"]
+
+
+def test_compare_of_arrays_writes_pictures_and_a_table(tmp_path):
+    scores = {"cee": [[1.0, 3.0], [2.0, 4.0]], "ppo": [[0.0, 1.0], [1.0, 2.0]]}
+    numbers = report.compare(scores, resamples=200)
+    assert numbers.scores["cee"].value == 2.5
+    assert numbers.improvement["cee", "ppo"].value == (3.5 / 4 + 1) / 2  # task 1: three wins and a tie of four pairs; task 2: all
+    assert not list(tmp_path.iterdir())
+    written = report.compare(scores, tmp_path / "out", quantity="normalised return", resamples=200)
+    assert written.scores == numbers.scores
+    drawn(tmp_path / "out" / "comparison.png")
+    drawn(tmp_path / "out" / "profiles.png")
+    lines = (tmp_path / "out" / "comparison.md").read_text().splitlines()
+    assert lines[0] == "| Method | IQM of the normalised return | Members | Tasks |"
+    assert lines[2].startswith("| cee | 2.50 [")
+    assert lines[2].endswith("] | 2 | 2 |")
+    assert lines[7].startswith("| cee | ppo | 0.94 [")

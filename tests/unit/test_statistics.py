@@ -82,9 +82,30 @@ def test_compare_gives_each_method_and_each_pair():
     }  # fmt: skip
 
 
+def test_profile_is_the_share_above_each_threshold():
+    scores = [[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]]  # six scores: 0 1 1 1 2 4
+    value, low, high = statistics.performance_profile(scores, [-1.0, 0.0, 1.0, 3.0, 4.0])
+    np.testing.assert_allclose(value, [1.0, 5 / 6, 2 / 6, 1 / 6, 0.0])
+    # Task 2 never varies; of task 1 all 27 resamples: none above 3 in 8 of 27, all three above 3 in 1 of 27 (both over 2.5%).
+    np.testing.assert_allclose([low[3], high[3]], [0.0, 0.5])
+    np.testing.assert_allclose([low[0], high[0], low[4], high[4]], [1.0, 1.0, 0.0, 0.0])
+    alone = statistics.performance_profile([1.0], [0.0, 1.0])
+    np.testing.assert_array_equal(np.stack(alone), [[1.0, 0.0]] * 3)
+
+
+def test_compare_draws_profiles_over_the_common_range():
+    result = statistics.compare({"a": [0.0, 10.0], "b": [5.0, 5.0]}, resamples=100)
+    assert (result.thresholds[0], result.thresholds[-1], len(result.thresholds)) == (0.0, 10.0, 51)
+    np.testing.assert_array_equal(result.profiles["b"].value, result.thresholds < 5.0)
+    np.testing.assert_array_equal(result.profiles["a"].value, [0.5] * 50 + [0.0])
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
+        (lambda: statistics.performance_profile([1.0, 2.0], []), "at least one finite number"),
+        (lambda: statistics.compare({}), "got no method"),
+        (lambda: statistics.compare({"a": [1.0, np.nan]}), "scores of a: 1 of 2 members"),
         (lambda: statistics.iqm([1.0, np.nan]), "1 of 2 members hold NaN"),
         (lambda: statistics.bootstrap_interval([[1.0, np.inf], [1.0, 2.0]]), "1 of 2 members"),
         (lambda: statistics.bootstrap_interval([]), "at least one member"),
