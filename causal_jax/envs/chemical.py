@@ -191,9 +191,9 @@ class Chemical(Environment):
     """The local graph."""
     drift: bool = False
     """Everything that is not set is redrawn each step, and targets are reached through their parents only."""
-    num_objects: int = option(10, low=3, high=50)
+    num_objects: int = option(10, low=3, high=20)
     """N, nodes of the graph."""
-    num_colours: int = option(5, low=2, high=50)
+    num_colours: int = option(5, low=2, high=20)
     """C, colours of each; there are N*C actions."""
     level: int = option(0, low=0)
     """0: the training task; n > 0: the test task with n noisy objects, at most N-2 (published: 2, 4, 6)."""
