@@ -23,7 +23,8 @@ def policies(env: Chemical) -> dict[str, Act]:
 
     random: all actions alike. random_nonroot: all that do not set the root. idle: the last object to the colour it has, which changes
     nothing (under drift: nothing is set). goal9: the last object to its target, and idle once it is there. persistence_lowest,
-    persistence_random: the lowest, or any, of the unmatched objects that count to its target; goal9 when all match.
+    persistence_random: the lowest, or any, of the unmatched objects that count to its target; goal9 when all match. root0: the root
+    to colour 0 in every step, for who knows nothing but which context the tests are about.
     """
     num_objects, num_colours = env.num_objects, env.num_colours
     last = num_objects - 1
@@ -59,7 +60,10 @@ def policies(env: Chemical) -> dict[str, Act]:
         chosen = jnp.argmax(jnp.where(wrong, jax.random.uniform(key, (num_objects,)), -1.0))
         return to_target(obs, jnp.where(jnp.any(wrong), chosen, last))
 
-    acts = (random, random_nonroot, idle, goal9, persistence_lowest, persistence_random)
+    def root0(key: Key, obs: jax.Array) -> jax.Array:
+        return jnp.zeros((), jnp.int32)
+
+    acts = (random, random_nonroot, idle, goal9, persistence_lowest, persistence_random, root0)
     return {act.__name__: act for act in acts}
 
 

@@ -284,10 +284,12 @@ def test_drift_redraws_everything_from_its_parents_before(rule):
 def test_drift_rewards_who_knows_the_causes_and_not_persistence(rule, gap):
     env, params = make(NAMES[rule] + "-drift", num_objects=6, seed=1)
     names = [*policies(env), "lookahead"]
-    which = [names.index(name) for name in ("idle", "persistence_lowest", "lookahead")]
-    idle, persistence, causal = play(env, params, jnp.full(3, 2), jnp.asarray(which), jax.random.split(jax.random.key(0), 128)).total
+    which = [names.index(name) for name in ("idle", "persistence_lowest", "root0", "lookahead")]
+    played = play(env, params, jnp.full(4, 2), jnp.asarray(which), jax.random.split(jax.random.key(0), 128))
+    idle, persistence, root0, causal = np.asarray(played.total)
     np.testing.assert_array_equal(persistence, idle)  # what counts cannot be set: all it does is wait
     assert causal.mean() > idle.mean() + gap
+    assert root0.mean() > idle.mean() + gap if rule == "full_fork" else (root0 == idle).all()  # the chain starts there
 
 
 def test_drift_starts_where_the_lever_is_needed():

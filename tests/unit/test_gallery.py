@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -101,6 +102,16 @@ def test_references_are_measured_and_known(cee_loaded):
     assert list(rows)[:2] == ["random", "random + CEE mask"]
     assert rows["random"]["success"] <= rows["random + CEE mask"]["success"] <= 1.0
     assert -0.05 * 29 - 1e-4 <= rows["random"]["return"] < 100.0  # 30 steps, of which the last pays nothing
+
+
+def test_references_of_chemical_are_its_scripted_policies():
+    env, params = make("chemical-full-fork", num_objects=4, level=1)
+    settings = SimpleNamespace(env="chemical-full-fork", env_options=(), eval_steps=0)
+    run = SimpleNamespace(resolved=SimpleNamespace(settings=settings, env=env, env_params=params))
+    rows = gallery.references([run])
+    assert set(rows) == {"random", "idle", "goal9", "persistence_lowest", "persistence_random"}
+    assert rows["idle"]["return"] == pytest.approx(25 / 3)
+    assert rows["persistence_lowest"] == {"return": pytest.approx(24 + 2 / 3), "success": 1.0}
 
 
 def test_play_writes_the_whole_episode(cee_run, cee_loaded):
