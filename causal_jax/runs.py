@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from causal_jax import guard, hosts, memory, mesh, rollout, training
@@ -26,6 +28,7 @@ from causal_jax.settings import Resolved, Settings, check_resumable, describe, f
 from causal_jax.types import Diverged, Terminated, UserError
 
 Say = Callable[[str], None]
+WORLDS = 0x3041D5  # the root seed of the worlds that members draw; apart from the members' own
 
 
 def time_limit(env_params: Any) -> int:
@@ -37,35 +40,49 @@ def time_limit(env_params: Any) -> int:
 
 
 def evaluator(run: Resolved) -> Callable[..., Any] | None:
-    """(key, state, task) -> {"greedy" | "sampled" + suffix: {"return", "length", "success"}}, means over the evaluated episodes."""
+    """(key, state, task) -> {"greedy" | "sampled" + suffix: {"return", "length", "success"}}, means over the evaluated episodes.
+
+    Suffixes name configs to act by and worlds to act in; "model": what the algorithm measures of its own model.
+    """
     settings, module = run.settings, run.module
     configs = module.evaluations(run.config) if hasattr(module, "evaluations") else {"": run.config}
     acts = {suffix: module.build(run.env, run.env_params, config).act for suffix, config in configs.items()}
     max_steps = settings.eval_steps or time_limit(run.env_params)
+    modes = getattr(module, "EVALUATION_MODES", ("greedy", "sampled"))
+    measure = module.measure(run.env, run.env_params, run.config) if hasattr(module, "measure") else None
 
     def evaluate(key: jax.Array, state: Any, task: Any) -> Any:
         results = {}
-        for suffix, act in acts.items():
-            for greedy in (True, False):
-                key, key_mode = jax.random.split(key)
-                keys = jax.random.split(key_mode, settings.eval_episodes)
+        worlds = module.worlds(run.env, task.env_params) if hasattr(module, "worlds") else {"": task.env_params}
+        for (world, env_params), (suffix, act), mode in itertools.product(worlds.items(), acts.items(), modes):
+            key, key_mode = jax.random.split(key)
+            keys = jax.random.split(key_mode, settings.eval_episodes)
 
-                def play(key: jax.Array, act: Any = act, greedy: bool = greedy) -> rollout.Episode:
-                    return rollout.evaluate(key, run.env, task.env_params, lambda k, obs: act(k, state, obs, greedy), max_steps)
+            def play(key: jax.Array, act: Any = act, greedy: bool = mode == "greedy", env_params: Any = env_params) -> rollout.Episode:
+                return rollout.evaluate(key, run.env, env_params, lambda k, obs: act(k, state, obs, greedy), max_steps)
 
-                episode = jax.tree.map(lambda x: x.astype(float).mean(), jax.vmap(play)(keys))
-                means = {"return": episode.total, "length": episode.length, "success": episode.success}
-                results[("greedy" if greedy else "sampled") + suffix] = means
+            episode = jax.tree.map(lambda x: x.astype(float).mean(), jax.vmap(play)(keys))
+            means = {"return": episode.total, "length": episode.length, "success": episode.success}
+            results[mode + suffix + world] = means
+        if measure is not None:
+            results["model"] = measure(key, state, task)
         return results
 
     return evaluate if acts else None
 
 
+def own_worlds(env: Any, seeds: Sequence[int]) -> Any:
+    """Params [M, ...]: the world of every member, drawn by its seed alone."""
+    root = jax.random.key(WORLDS)
+    return jax.vmap(lambda seed: env.draw_params(jax.random.fold_in(root, seed)))(jnp.asarray(seeds, jnp.uint32))
+
+
 def make_task(run: Resolved, say: Say = print) -> tuple[Any, Any]:
     """The task of a run and its vmap axes; loads or fits the effect model of phase 1 where the mask needs one."""
     module, settings = run.module, run.settings
+    env_params, axis = (own_worlds(run.env, run.seeds), 0) if run.own_worlds else (run.env_params, None)
     if not (hasattr(module, "needs_effects") and module.needs_effects(run.config)):
-        return module.Task(run.env_params), None
+        return module.Task(env_params), None if axis is None else module.Task(axis)
     folder = find_effects(settings)
     if folder is None:
         phase1_module = algorithm_module("effects")
@@ -74,7 +91,7 @@ def make_task(run: Resolved, say: Say = print) -> tuple[Any, Any]:
         config = dataclasses.replace(config, decay_steps=-(-steps // phase1_module.steps_per_update(config)))
         phase1 = Settings(
             algorithm="effects", env=settings.env, env_options=settings.env_options, members=settings.members, seed=settings.seed,
-            steps=steps, name="effects", folder=str(run.folder), mesh=settings.mesh,
+            steps=steps, name="effects", folder=str(run.folder), mesh=settings.mesh, worlds=settings.worlds,
         )  # fmt: skip
         folder = train_run(resolve(phase1, config), resume=True, say=say)
     loaded = load_run(folder)
@@ -82,7 +99,7 @@ def make_task(run: Resolved, say: Say = print) -> tuple[Any, Any]:
         raise UserError(f"effects = {str(folder)!r}: was fitted on {loaded.resolved.settings.env}, this run is on {settings.env}")
     members = np.arange(run.num_members) % settings.members % loaded.resolved.num_members  # the same models for every point of a sweep
     model = jax.tree.map(lambda x: x[members], mesh.fetch(loaded.resolved.module.model(loaded.run.state)))
-    return module.Task(run.env_params, model), module.Task(None, 0)
+    return module.Task(env_params, model), module.Task(axis, 0)
 
 
 @contextmanager
@@ -268,7 +285,8 @@ def _mean(x: np.ndarray) -> np.ndarray:
 
 def _score(evaluation: Any, means: dict[str, np.ndarray]) -> float:
     """The number that decides which checkpoint is best: the mean return of the evaluated (else the training) episodes."""
-    values = np.asarray(evaluation["sampled"]["return"] if evaluation else means.get("episode_return", [np.nan]))
+    played = evaluation.get("sampled", evaluation.get("greedy")) if evaluation else None
+    values = np.asarray(played["return"] if played else means.get("episode_return", [np.nan]))
     return float(np.nanmean(values)) if not np.all(np.isnan(values)) else float("-inf")
 
 

@@ -38,6 +38,8 @@ class Settings:
     """Name of the environment (causal-jax list envs)."""
     env_options: tuple[str, ...] = ()
     """Options of the environment, as name=value."""
+    worlds: str = option("own", choices=("own", "shared"))
+    """Environments that draw their world at random (draw_params): own, one for each seed, or one shared by all members."""
     members: int = option(4, low=1)
     """Seeds per combination of swept values; every member trains in the same program."""
     seed: int = option(0, low=0)
@@ -101,6 +103,11 @@ class Resolved(NamedTuple):
     def folder(self) -> Path:
         """The run folder."""
         return Path(self.settings.folder) / (self.settings.name or f"{self.settings.algorithm}-{self.settings.env.replace(':', '-')}")
+
+    @property
+    def own_worlds(self) -> bool:
+        """Whether every member has a world of its own."""
+        return self.settings.worlds == "own" and hasattr(self.env, "draw_params")
 
     @property
     def num_members(self) -> int:

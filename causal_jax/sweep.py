@@ -78,8 +78,10 @@ def _check(sweep: Sweep, base: Base) -> None:
             raise UserError(f"command: --hyper.{name} has {np.size(values)} values; make it a parameter of the sweep")
     module = algorithm_module(settings.algorithm)
     suffixes = module.evaluations(config) if hasattr(module, "evaluations") else {"": config}
-    kinds = [f"eval.{mode}{suffix}.{k}" for suffix in suffixes for mode in ("greedy", "sampled") for k in ("return", "length", "success")]
-    if not sweep.metric.startswith("metrics.") and sweep.metric not in kinds:
+    modes = getattr(module, "EVALUATION_MODES", ("greedy", "sampled"))
+    kinds = [f"eval.{mode}{suffix}.{k}" for suffix in suffixes for mode in modes for k in ("return", "length", "success")]
+    open_ended = ("metrics.", *(("eval.model.",) if hasattr(module, "measure") else ()))
+    if not sweep.metric.startswith(open_ended) and sweep.metric not in kinds:
         names = [kind.replace(".", "/") for kind in (*kinds, "metrics.<name>")]
         raise UserError(f"metric.name = {sweep.content['metric']['name']!r}: {suggest(sweep.metric.replace('.', '/'), names)}")
 

@@ -1,7 +1,9 @@
 """The table of algorithms: a name, the module that builds it, and the Config fields that the name fixes.
 
 A module has `Config`, `Hyper`, `Task` (first field `env_params`), `build(env, env_params, config)` and `steps_per_update(config)`;
-where they apply also `needs_effects(config)` (a phase 1 must come first) and `evaluations(config)` ({suffix: Config to act by}).
+where they apply also `needs_effects(config)` (a phase 1 must come first), `evaluations(config)` ({suffix: Config to act by}),
+`EVALUATION_MODES` (of "greedy", "sampled"; default both), `worlds(env, env_params)` ({suffix: params to be evaluated in}) and
+`measure(env, env_params, config)` ((key, state, task) -> {name: []}, logged with each evaluation as eval.model.<name>).
 Modules are imported when asked for, and never import each other.
 """
 
@@ -23,6 +25,7 @@ class Entry(NamedTuple):
 
 
 _PPO = "causal_jax.algorithms.ppo"
+_FCDL = "causal_jax.algorithms.fcdl"
 ALGORITHMS: dict[str, Entry] = {
     "ppo": Entry(_PPO, {}, "proximal policy optimisation (Schulman et al. 2017)"),
     "cee": Entry(_PPO, {"selection": "cee"}, "PPO, redundant actions masked by causal effect (arXiv 2501.14543)"),
@@ -30,6 +33,14 @@ ALGORITHMS: dict[str, Entry] = {
     "npm-random": Entry(_PPO, {"selection": "npm-random"}, "NPM with a random action kept per group"),
     "cee-woc": Entry(_PPO, {"selection": "cee-woc"}, "CEE without classes: a threshold on the softmax of all effects"),
     "effects": Entry("causal_jax.algorithms.effect_model", {}, "phase 1 of CEE and NPM: inverse dynamics model and N-value network"),
+    "fcdl": Entry(_FCDL, {"model": "fcdl"}, "planning with a dynamics model whose codes pick local causal graphs (arXiv 2406.03234)"),
+    "ncd": Entry(_FCDL, {"model": "ncd"}, "the same with a graph inferred for every state and action (Hwang et al. 2023)"),
+    "oracle-graph": Entry(_FCDL, {"model": "oracle-graph"}, "the same with the true global graph"),
+    "oracle-local": Entry(_FCDL, {"model": "oracle-local"}, "the same with the true local graph"),
+    "modular": Entry(_FCDL, {"model": "modular"}, "the same with every edge, a network per variable"),
+    "mlp": Entry(_FCDL, {"model": "mlp"}, "planning with one dense network"),
+    "gnn": Entry(_FCDL, {"model": "gnn"}, "planning with a graph network over all pairs of variables"),
+    "cdl": Entry(_FCDL, {"model": "cdl"}, "planning with a global graph from conditional mutual information (arXiv 2206.13452)"),
     "template": Entry("causal_jax.algorithms.template", {}, "REINFORCE with a baseline, the file to copy"),
 }
 

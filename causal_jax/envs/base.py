@@ -7,7 +7,7 @@ observation_space`; floats that may vary between the worlds of a population live
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,27 @@ def _where_any(make: Callable[[Key, Any], Any]) -> Callable[..., Any]:
         return new, jax.tree.map(lambda _: True, new)
 
     return renew
+
+
+class Factors(NamedTuple):
+    """What a factored environment's state and action are made of, for models that predict every variable from its parents.
+
+    num_variables: N. variable_size: C, choices of a discrete variable (seen one-hot), 1 for continuous ones. num_actions: M, action
+    variables. action_size: choices of the one discrete action, or components of each continuous action variable. discrete: which of both.
+
+    Such an environment also has
+      features(obs) -> [N, C]: the variables as an agent sees them; local_graph(features, action) -> bool [N, N + M], row = target: the
+      true graph in force, self edges and action included; imagined_reward(obs, values [N, C]) -> []: the known reward of the state
+      `values`, for the task that obs tells; disturb(key, values [N, C], params) -> [N, C]: how the world `params` shows a true state;
+      in_tests(values [N, C]) -> bool []: whether the tests visit such states; counted(params) -> bool [N]: variables that the task
+      needs; tests(params) -> {name: params}: its test worlds. All episodes have params.max_steps steps.
+    """
+
+    num_variables: int
+    variable_size: int
+    num_actions: int
+    action_size: int
+    discrete: bool
 
 
 class Environment:

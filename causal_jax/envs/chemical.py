@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from causal_jax.envs.base import Environment
+from causal_jax.envs.base import Environment, Factors
 from causal_jax.fields import option
 from causal_jax.spaces import Box, Discrete
 from causal_jax.types import Action, Key, UserError
@@ -143,7 +143,7 @@ def _whole(uniforms: jax.Array, num: int) -> jax.Array:
 def noisy_encoding(colours: jax.Array, normals: jax.Array, level: Any, noise_scale: Any = 100.0) -> jax.Array:
     """One-hot colours, float32 [N, C]; those of objects 1..level times `normals` times `noise_scale`.
 
-    Args: colours: int [N]. normals: [N, C] or [N, 1], standard normal draws; only those of the noisy objects' colours matter.
+    Args: colours: int [N]. normals: [N, C], standard normal draws; only those of the noisy objects' colours matter.
       level: int [], how many objects are noisy.
     """
     one_hot = jax.nn.one_hot(colours, normals.shape[-1])
@@ -258,10 +258,49 @@ class Chemical(Environment):
         everywhere, local = graphs(self.rule, self.num_objects)
         return jnp.where(root == 0, local, everywhere)
 
-    def _observe(self, key: Key, state: ChemicalState, params: ChemicalParams) -> jax.Array:
+    @property
+    def factors(self) -> Factors:
+        """N one-hot variables of C choices, one action; see `Factors` for this and the methods below."""
+        return Factors(self.num_objects, self.num_colours, 1, self.num_objects * self.num_colours, discrete=True)
+
+    def features(self, obs: jax.Array) -> jax.Array:
+        """The colours as seen, [N, C]."""
+        return self.read(obs).features
+
+    def local_graph(self, features: jax.Array, action: jax.Array) -> jax.Array:
+        """bool [N, N + 1]: the parents in force once `action` has set its colour, self edges and the action. Reads the root only."""
+        sets_root = action // self.num_colours == 0
+        root = jnp.where(sets_root, action % self.num_colours, jnp.argmax(features[0]))
+        seen = self.parents_in_force(root) | jnp.eye(self.num_objects, dtype=bool)
+        return jnp.concatenate([seen, jnp.ones((self.num_objects, 1), bool)], axis=1)
+
+    def imagined_reward(self, obs: jax.Array, values: jax.Array) -> jax.Array:
+        """Share of what counts that has its target colour in `values` [N, C] (one-hot), []."""
+        seen = self.read(obs)
+        hits = jnp.take_along_axis(values, seen.target[:, None], axis=-1)[:, 0]
+        return jnp.sum(hits * seen.match) / jnp.maximum(jnp.sum(seen.match), 1)
+
+    def disturb(self, key: Key, values: jax.Array, params: ChemicalParams) -> jax.Array:
+        """One-hot colours [N, C] with the noise of `params.level`. The key is consumed."""
         # of a noisy one-hot only the hot entry is not 0: one draw per object is as good as one per entry
-        normals = jnp.broadcast_to(jax.random.normal(key, (self.num_objects, 1)), (self.num_objects, self.num_colours))
-        features = noisy_encoding(state.colours, normals, params.level, params.noise_scale)
+        normals = jnp.broadcast_to(jax.random.normal(key, (self.num_objects, 1)), values.shape)
+        return noisy_encoding(jnp.argmax(values, -1), normals, params.level, params.noise_scale)
+
+    def in_tests(self, values: jax.Array) -> jax.Array:
+        """bool []: the root has colour 0."""
+        return jnp.argmax(values[0]) == 0
+
+    def counted(self, params: ChemicalParams) -> jax.Array:
+        """bool [N]: the objects that count."""
+        return self._match(params.level)
+
+    def tests(self, params: ChemicalParams) -> dict[str, ChemicalParams]:
+        """The tests with 2, 4 and 6 noisy objects, as far as there are enough."""
+        levels = [n for n in (2, 4, 6) if n <= self.num_objects - 2]
+        return {f"n{n}": params.replace(level=jnp.full_like(params.level, n)) for n in levels}  # type: ignore[attr-defined]
+
+    def _observe(self, key: Key, state: ChemicalState, params: ChemicalParams) -> jax.Array:
+        features = self.disturb(key, jax.nn.one_hot(state.colours, self.num_colours), params)
         target = jax.nn.one_hot(state.target, self.num_colours)
         return jnp.concatenate([features.ravel(), target.ravel(), state.match.astype(jnp.float32)])
 

@@ -28,12 +28,18 @@ TINY = {
         "num_envs": 2, "num_steps": 4, "warmup_steps": 4, "capacity": 32, "batch_size": 8, "num_updates": 2, "inverse_hidden": (8, 8),
         "n_hidden": (8, 8), "num_frequencies": 1,
     },
+    "fcdl": {
+        "num_steps": 5, "init_steps": 5, "capacity": 20, "batch_size": 8, "horizon": 2, "num_candidates": 4, "num_elites": 2,
+        "plan_iterations": 2, "width": 4, "num_hidden": 1, "hidden": (4,), "num_codes": 3, "code_dim": 2,
+    },
 }  # fmt: skip
 SMALLER = {  # for a loop in the place of vmap; two of what gets keys, so that a shared key shows
     "ppo": {"num_steps": 1, "num_epochs": 2, "num_minibatches": 1},
     "template": {"num_steps": 1},
     "effect_model": {"num_steps": 1, "warmup_steps": 1, "batch_size": 2},
+    "fcdl": {"num_steps": 2, "init_steps": 1},
 }
+ENVS = {"fcdl": ("chemical-full-fork", {"num_objects": 3, "num_colours": 2})}  # others play the maze
 CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS, Config fields
     **{name: (name, {}) for name in ALGORITHMS},
     **{
@@ -45,6 +51,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS,
     "ppo-authors": ("ppo", {"mode": "authors"}),
     "cee-authors": ("cee", {"mode": "authors"}),
     "ppo-normalized": ("ppo", {"normalize_obs": True}),
+    "fcdl-offline": ("fcdl", {"schedule": "offline", "sparsity": "target", "ema": False, "label": "yes"}),
     "effects-authors": ("effects", {"mode": "authors", "n_per_inverse": 2, "n_warmup": 2}),
 }
 
@@ -87,7 +94,8 @@ def build_case(name: str, smaller: bool = False) -> Case:
     module = algorithm_module(entry)
     file = module.__name__.rpartition(".")[2]
     config = module.Config(**{**TINY[file], **(SMALLER[file] if smaller else {}), **ALGORITHMS[entry].preset, **fields})
-    env, params = make("maze-n1" if smaller else "maze-n2", max_steps=5)
+    env_id, options = ENVS.get(file, ("maze-n1" if smaller else "maze-n2", {}))
+    env, params = make(env_id, max_steps=2 if smaller and file in ENVS else 5, **options)
     task, axes = module.Task(params), None
     if getattr(module, "needs_effects", lambda config: False)(config):  # a random model masks as well as a fitted one
         models = build_case("effects", smaller).run.state.effect

@@ -1,0 +1,166 @@
+"""FCDL's algorithm: windows, the held-out tenth, the schedule, the automatic sparsity, the planner, the measures."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from causal_jax import make, replay
+from causal_jax.algorithms import fcdl
+from causal_jax.causal import fitting, graphs, measures
+from causal_jax.causal.fitting import Episode
+from causal_jax.types import UserError
+
+SMALL = {"width": 8, "batch_size": 16, "num_codes": 4, "code_dim": 3, "init_steps": 12, "capacity": 40, "num_steps": 6, "hidden": (8,)}
+SMALL |= {"num_candidates": 12, "num_elites": 4, "plan_iterations": 2}
+
+
+@pytest.fixture(scope="module")
+def world() -> Any:
+    return make("chemical-full-fork", num_objects=4, num_colours=3, max_steps=6)
+
+
+def hyper(**fields: float) -> fcdl.Hyper:
+    return jax.tree.map(jnp.float32, fcdl.Hyper(**fields))
+
+
+def ring(num: int, capacity: int, length: int = 5) -> replay.Buffer:
+    """Episodes in which the value at step t of episode e is 10 e + t, and the action too."""
+    e, t = jnp.arange(num)[:, None, None], jnp.arange(length + 1)[None, :, None]
+    values = (10.0 * e + t) * jnp.ones((1, 1, 2))
+    episodes = Episode(values, values[:, :-1, None, :1])
+    return replay.add(replay.init(jax.tree.map(lambda x: x[0], episodes), capacity), episodes)
+
+
+def continuous_spec() -> Any:
+    config = fcdl.predictors.Spec(2, 1, 1, 1, discrete=False)
+    return config
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_windows_are_consecutive_and_the_tenth_episode_is_held_out(held_out: bool) -> None:
+    batch = fitting.windows(jax.random.key(0), continuous_spec(), ring(20, 40), 500, 3, held_out)
+    first = np.asarray(batch.obs[:, 0, 0])
+    np.testing.assert_array_equal(batch.target[:, :, 0], first[:, None] + [1, 2, 3])
+    np.testing.assert_array_equal(batch.actions[:, :, 0, 0], first[:, None] + [0, 1, 2])
+    assert set(first % 10) == {0, 1, 2}  # starts from which three steps are left
+    assert set(first // 10) == ({9, 19} if held_out else set(range(20)) - {9, 19})
+
+
+def test_one_hot_encoding_of_recorded_colours(world: Any) -> None:
+    spec = fcdl.dynamics_model(world[0], fcdl.Config()).spec
+    np.testing.assert_array_equal(fitting.encode(spec, jnp.asarray([[2, 0]], jnp.int8)), [[[0, 0, 1], [1, 0, 0]]])
+
+
+def test_free_share_undoes_the_mean_over_all_entries() -> None:
+    spec = fcdl.predictors.Spec(3, 2, 1, 4)
+    logits = graphs.place(jnp.asarray([0.0, 100.0, -100.0]), graphs.free_edges(3, 1))
+    np.testing.assert_allclose(fitting.free_share(spec, jnp.mean(jax.nn.sigmoid(logits))), 0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("model", "schedule"), [("fcdl", "online"), ("cdl", "online"), *((model, "offline") for model in fcdl.MODELS)])
+def test_every_model_learns_to_predict(world: Any, model: str, schedule: str) -> None:
+    env, params = world
+    config = fcdl.Config(model=model, schedule=schedule, **SMALL)
+    algorithm = fcdl.build(env, params, config)
+    task = fcdl.Task(params)
+    state = jax.jit(algorithm.init)(jax.random.key(0), hyper(lr=1e-2), task)
+    assert int(state.buffer.size) == 20
+    step = jax.jit(algorithm.step)
+    losses = []
+    for key in jax.random.split(jax.random.key(1), 8):
+        state, metrics = step(key, state, hyper(lr=1e-2), task)
+        losses.append(float(metrics["loss_pred"]))
+    assert losses[-1] < losses[0] - 0.05
+    assert int(state.buffer.size) == (40 if schedule == "online" else 20)
+    assert ("episode_return" in metrics) == (schedule == "online")
+
+
+def test_online_episodes_are_recorded_as_they_were_played(world: Any) -> None:
+    """The recorded values follow the rules: under a fork in context 0 only the set object may change."""
+    env, params = world
+    config = fcdl.Config(**SMALL)
+    algorithm, task = fcdl.build(env, params, config), fcdl.Task(params)
+    state = algorithm.init(jax.random.key(0), hyper(), task)
+    state, _ = jax.jit(algorithm.step)(jax.random.key(1), state, hyper(epsilon=1.0), task)
+    rows = jax.tree.map(np.asarray, state.buffer.rows)
+    checked = 0
+    for values, actions in zip(rows.values[:30], rows.actions[:30], strict=True):
+        for before, action, after in zip(values[:-1], actions, values[1:], strict=True):
+            node, colour = divmod(int(action), 3)
+            assert after[node] == colour
+            assert (after[:node] == before[:node]).all()
+            if after[0] == 0 and node != 0:
+                assert (after[node + 1 :] == before[node + 1 :]).all()
+                checked += 1
+    assert checked > 10
+
+
+def test_the_planner_sets_the_one_wrong_object(world: Any) -> None:
+    """With the true dynamics in the place of a model the plan is the obvious one."""
+    env, params = world
+    config = fcdl.Config(model="oracle-local", **{**SMALL, "num_candidates": 128, "num_elites": 16, "plan_iterations": 5, "horizon": 1})
+    spec = fcdl.dynamics_model(env, config).spec
+
+    def step(p: Any, rows: Any, state: Any, obs: jax.Array, action: jax.Array, noise: Any) -> Any:
+        set_ = jax.nn.one_hot(action // 3, 4)[..., None] * jax.nn.one_hot(action % 3, 3)[:, None]
+        kept = obs * (1 - jax.nn.one_hot(action // 3, 4)[..., None])
+        return fcdl.dynamics.Step(set_ + kept), state
+
+    model = fcdl.dynamics.Model(spec, lambda key: ({}, None), lambda params, obs=None: None, step)
+    plan = fcdl.planner(env, model, config, env.action_space(params))
+    colours, target = jax.nn.one_hot(jnp.asarray([0, 2, 1, 1]), 3), jax.nn.one_hot(jnp.asarray([0, 2, 0, 1]), 3)
+    obs = jnp.concatenate([colours.ravel(), target.ravel(), jnp.ones(4)])
+    fit = fitting.Fit({}, None, None, jnp.zeros(()))
+    assert int(plan(jax.random.key(0), fit, None, obs)) == 2 * 3 + 0
+
+
+def test_automatic_sparsity_moves_the_weight_towards_its_target(world: Any) -> None:
+    env, params = world
+    for target, sign in ((0.0, 1), (1.0, -1)):
+        config = fcdl.Config(sparsity="target", schedule="offline", **SMALL)
+        algorithm, task = fcdl.build(env, params, config), fcdl.Task(params)
+        at = hyper(edge_target=target, dual_lr=0.1)
+        state, metrics = algorithm.step(jax.random.key(1), algorithm.init(jax.random.key(0), at, task), at, task)
+        assert np.sign(float(state.fit.log_reg)) == sign
+        assert float(metrics["reg_weight"]) > 0.0
+
+
+def test_measures_of_a_perfect_graph_and_of_rows(world: Any) -> None:
+    env, params = world
+    config = fcdl.Config(model="oracle-local", schedule="offline", **SMALL)
+    algorithm, task = fcdl.build(env, params, config), fcdl.Task(params)
+    state = algorithm.init(jax.random.key(0), hyper(), task)
+    found = fcdl.measure(env, params, config)(jax.random.key(1), state, task)
+    assert {"accuracy_id", "accuracy_n2", "f1_local", "shd_n2"} <= set(found)
+    assert float(found["f1_local"]) == float(found["f1_global"]) == float(found["f1_n2"]) == 1.0
+    assert float(found["shd_n2"]) == 0.0
+    batch, real = measures.rows_of_tests(jax.random.key(2), env, fcdl.dynamics_model(env, config), state.buffer, 64)
+    roots = np.argmax(np.asarray(batch.obs)[:, 0], -1)
+    assert real.any()
+    assert not roots[np.asarray(real)].any()
+    assert not np.asarray(batch.target)[np.asarray(real), 0, 0].any()
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"num_elites": 13}, "num_elites = 13: must be at most num_candidates = 12"),
+        ({"num_envs": 7}, "num_envs = 7: must be a multiple of 10"),
+        ({"capacity": 10}, "capacity = 10: must be a multiple of 10 and at least 20"),
+        ({"num_steps": 25}, "num_steps = 25: must be 6"),
+        ({"horizon": 7}, "horizon = 7: must be at most 6"),
+        ({"model": "fcd"}, "model = 'fcd': must be one of"),
+    ],
+)
+def test_bad_fields_are_named(world: Any, fields: dict[str, Any], word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        fcdl.build(*world, dataclasses.replace(fcdl.Config(**SMALL), **fields))
+
+
+def test_an_environment_without_factors_is_refused() -> None:
+    with pytest.raises(UserError, match="needs an environment with factors"):
+        fcdl.build(*make("maze-n2"))
