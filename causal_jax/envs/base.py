@@ -7,7 +7,7 @@ observation_space`; floats that may vary between the worlds of a population live
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,16 @@ def _where_any(make: Callable[[Key, Any], Any]) -> Callable[..., Any]:
         return new, jax.tree.map(lambda _: True, new)
 
     return renew
+
+
+class Factors(NamedTuple):
+    """What a dynamics model of an environment's variables is made of: N variables of C numbers, M actions of a numbers; one-hot or real."""
+
+    num_variables: int
+    variable_size: int
+    num_actions: int
+    action_size: int
+    discrete: bool
 
 
 class Environment:
