@@ -8,13 +8,16 @@ Tasks (`level` in params, so that one program plays both): 0 is training, both c
 two, either alike, is black, so the ball rests, and the box is off the table, its xy a normal draw times 100: who has learned to look at
 the box although it does not matter sees nonsense.
 
-FAITHFUL IN STRUCTURE ONLY. The authors' program (robosuite) is not published and the paper has no force law. Ours, in closed form: at a
-distance d the box pulls with F = min(attraction / d, max_force); drag dominates, so the ball goes at the speed F / drag, of which a step
-lasts DT, and stops where it touches the box. Without inertia there is no speed to remember: the eleven scalars are the whole state. The end
-effector touches nothing. It starts anywhere in its workspace, so that data of random actions cover it. Calibrated, both numbers: the
-`action_scale`, with which the policy that goes straight to the ball returns about 8.5 in training (published: 8.4 to 8.8 for models that
-work), and the pull, so that a ball half a metre away reaches the box within an episode. Scripted policies and their returns:
-`magnetic_policies`. MJX_NOTE
+FAITHFUL IN STRUCTURE ONLY. The authors' program (robosuite) is not published and the paper has no force law. Ours: at a distance d the
+box pulls with F = min(attraction / d, max_force) until it touches the ball; drag dominates, so the ball goes at the speed F / drag and has
+no speed to remember: the eleven scalars are the whole state. The end effector touches nothing, and starts anywhere in its workspace, so
+that data of random actions cover it. `physics` says who integrates: `mjx` (the default) a small MuJoCo MJX scene, see `magnetic_mjx`;
+`closed` one closed-form step of the same law, which agrees within 2 mm, compiles in a third of the time and steps over ten times faster.
+Calibrated: `action_scale`, with which the policy that goes straight to the ball returns about 8.5 in training (published: 8.4 to 8.8 for
+all models but one), and the pull, so that a ball half a metre away reaches the box within an episode. Returns of the policies of
+`magnetic_policies` (8,192 episodes, 95% within 0.16), training and test: random 1.09, 1.06; idle 1.08, 1.05; chase 8.50, 8.46; lookahead
+8.59, 8.46 (if both are red 9.16 against chase's 8.80: to foresee the attraction is worth little here); chase is there in time in half of
+the episodes. In the paper dense models get 0.9 in the test, as much as doing nothing does here.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ TOUCH = 0.06  # distance of the centres of ball and box that touch
 DT = 0.1  # seconds a step
 NEAR = 0.05  # success
 STEEPNESS = 5.0  # of the reward
+PHYSICS = ("mjx", "closed")
 
 
 @struct.dataclass
@@ -87,7 +91,7 @@ def graphs(minimal: bool = False) -> tuple[np.ndarray, np.ndarray]:
 
 
 def attracted(ball: jax.Array, box: jax.Array, params: MagneticParams) -> jax.Array:
-    """Where a red ball, xy [2] in metres, is a step later if the box at xy [2] is red too: [2]. The force law of the first lines."""
+    """Where a red ball, xy [2] in metres, is a step later if the box at xy [2] is red too: [2]. The force law in closed form."""
     offset = box - ball
     distance = jnp.sqrt(jnp.maximum(jnp.sum(offset**2), 1e-12))
     speed = jnp.minimum(params.attraction / distance, params.max_force) / params.drag
@@ -110,6 +114,8 @@ def both_red(values: jax.Array) -> jax.Array:
 class Magnetic(Environment):
     """The environment. The observation is float32 [11], see VARIABLES, in metres; the action float [3], clipped to [-1, 1]."""
 
+    physics: str = option("mjx", choices=PHYSICS)
+    """Who moves the ball: a MuJoCo MJX scene, or one closed-form step of the same law."""
     attraction: float = option(0.05, low=0)
     """Strength of the attraction, N m."""
     max_force: float = option(0.3, low=0)
@@ -164,6 +170,14 @@ class Magnetic(Environment):
         everywhere, local = graphs(self.minimal_graph)
         return jnp.where(both_red(features[:, 0]), everywhere, local)
 
+    def _attracted(self, state: MagneticState, params: MagneticParams) -> jax.Array:
+        """xy [2] of the ball a step later, were it and the box red."""
+        if self.physics == "closed":
+            return attracted(state.ball, state.box, params)
+        from causal_jax.envs import magnetic_mjx
+
+        return magnetic_mjx.attracted(state.ball, state.box, state.eef, params)
+
     def _observe(self, state: MagneticState) -> jax.Array:
         ball_colour, box_colour = jnp.stack([state.red, ~state.red], -1).astype(jnp.float32)
         return jnp.concatenate([ball_colour, state.ball, box_colour, state.box, state.eef])
@@ -192,7 +206,7 @@ class Magnetic(Environment):
         info: "success" bool []. "parents" bool [11, 11], row = child: the graph in force in this step, a variable itself excluded.
         """
         eef = jnp.clip(state.eef + params.action_scale * jnp.clip(action, -1.0, 1.0), LOW, HIGH)
-        ball = jnp.where(jnp.all(state.red), attracted(state.ball, state.box, params), state.ball)
+        ball = jnp.where(jnp.all(state.red), self._attracted(state, params), state.ball)
         parents = self.local_graph(self.features(self._observe(state)), action)[:, :NUM_VARIABLES] & ~np.eye(NUM_VARIABLES, dtype=bool)
         state = MagneticState(red=state.red, ball=ball, box=state.box, eef=eef, step=state.step + 1)
         obs = self._observe(state)

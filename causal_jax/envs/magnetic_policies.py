@@ -19,9 +19,9 @@ Act = Callable[[Key, jax.Array], jax.Array]
 def policies(env: Magnetic, params: MagneticParams) -> dict[str, Act]:
     """name -> act(key, obs [11]) -> float32 [3] in [-1, 1]; all but random and idle know how far an action moves.
 
-    random: uniform actions. idle: none. chase: straight to where the ball is. one_step: straight to where the ball will be after this step,
-    by the true force law: what a perfect model and a horizon of one are worth. lookahead: to the first place on the ball's path, by the
-    true force law, where the end effector can be in time.
+    random: uniform actions. idle: none. chase: straight to where the ball is. lookahead: straight to where the ball will be after this
+    step, by the true force law: what a perfect model and a horizon of one are worth. (To plan the whole way, meeting the ball anywhere on
+    its path, returned the same: measured, and not kept.)
     """
 
     def towards(obs: jax.Array, ball: jax.Array) -> jax.Array:
@@ -39,16 +39,7 @@ def policies(env: Magnetic, params: MagneticParams) -> dict[str, Act]:
     def chase(key: Key, obs: jax.Array) -> jax.Array:
         return towards(obs, obs[BALL])
 
-    def one_step(key: Key, obs: jax.Array) -> jax.Array:
+    def lookahead(key: Key, obs: jax.Array) -> jax.Array:
         return towards(obs, after(obs, obs[BALL]))
 
-    def lookahead(key: Key, obs: jax.Array) -> jax.Array:
-        def ahead(ball: jax.Array, t: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            ball = after(obs, ball)
-            in_time = jnp.max(jnp.abs(jnp.append(ball, TABLE_Z) - obs[EEF])) <= params.action_scale * (t + 1)
-            return ball, (ball, in_time)
-
-        last, (path, in_time) = jax.lax.scan(ahead, obs[BALL], jnp.arange(env.max_steps))
-        return towards(obs, jnp.where(jnp.any(in_time), path[jnp.argmax(in_time)], last))
-
-    return {act.__name__: act for act in (random, idle, chase, one_step, lookahead)}
+    return {act.__name__: act for act in (random, idle, chase, lookahead)}
