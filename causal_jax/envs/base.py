@@ -48,7 +48,18 @@ def _where_any(make: Callable[[Key, Any], Any]) -> Callable[..., Any]:
 
 
 class Factors(NamedTuple):
-    """What a dynamics model of an environment's variables is made of: N variables of C numbers, M actions of a numbers; one-hot or real."""
+    """What a factored environment's state and action are made of, for models that predict every variable from its parents.
+
+    num_variables: N. variable_size: C, choices of a discrete variable (seen one-hot), 1 for continuous ones. num_actions: M, action
+    variables. action_size: choices of the one discrete action, or components of each continuous action variable. discrete: which of both.
+
+    Such an environment also has
+      features(obs) -> [N, C]: the variables as an agent sees them; local_graph(features, action) -> bool [N, N + M], row = target: the
+      true graph in force, self edges and action included; imagined_reward(obs, values [N, C]) -> []: the known reward of the state
+      `values`, for the task that obs tells; disturb(key, values [N, C], params) -> [N, C]: how the world `params` shows a true state;
+      in_tests(values [N, C]) -> bool []: whether the tests visit such states; counted(params) -> bool [N]: variables that the task
+      needs; tests(params) -> {name: params}: its test worlds. All episodes have params.max_steps steps.
+    """
 
     num_variables: int
     variable_size: int

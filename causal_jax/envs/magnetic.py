@@ -150,12 +150,28 @@ class Magnetic(Environment):
 
     @property
     def factors(self) -> Factors:
-        """Eleven scalars; three action variables of one component."""
+        """Eleven scalars; three action variables of one component. See `Factors` for the methods below."""
         return Factors(num_variables=NUM_VARIABLES, variable_size=1, num_actions=NUM_ACTIONS, action_size=1, discrete=False)
 
     def tests(self, params: MagneticParams) -> dict[str, MagneticParams]:
         """The test tasks of the world `params`, by name."""
         return {"test": dataclasses.replace(params, level=jnp.ones_like(params.level))}
+
+    def disturb(self, key: Key, values: jax.Array, params: MagneticParams) -> jax.Array:
+        """The variables [11, 1] with the box where the world `params` has it: in the test off the table. The key is consumed."""
+        return jnp.where(params.level > 0, values.at[BOX, 0].set(self._off_table(key, params)), values)
+
+    def in_tests(self, values: jax.Array) -> jax.Array:
+        """bool []: one of the two is red, the other black."""
+        red = values[:, 0][np.asarray([0, 4])] > values[:, 0][np.asarray([1, 5])]
+        return red[0] != red[1]
+
+    def counted(self, params: MagneticParams) -> jax.Array:
+        """bool [11]: where the ball and the end effector are, all that the reward reads."""
+        return jnp.zeros(NUM_VARIABLES, bool).at[BALL].set(True).at[EEF].set(True)
+
+    def _off_table(self, key: Key, params: MagneticParams) -> jax.Array:
+        return params.noise_scale * jax.random.normal(key, (2,))
 
     def features(self, obs: jax.Array) -> jax.Array:
         """The variables as a model sees them, [11, 1], of an observation [11]."""
@@ -192,7 +208,7 @@ class Magnetic(Environment):
         state = MagneticState(
             red=jnp.where(test, jnp.stack([red[0], ~red[0]]), red),
             ball=table * (2 * uniforms[2:4] - 1),
-            box=jnp.where(test, params.noise_scale * jax.random.normal(key_normal, (2,)), box),
+            box=jnp.where(test, self._off_table(key_normal, params), box),
             eef=low + (high - low) * uniforms[6:],
             step=jnp.zeros((), jnp.int32),
         )

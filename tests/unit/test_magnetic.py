@@ -198,6 +198,21 @@ def test_starts_of_training_and_test():
     assert make("magnetic", physics="closed", level=1)[1] == world["test"]
 
 
+def test_how_the_test_world_shows_a_state():
+    env, params = make("magnetic", physics="closed")
+    obs, state = jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(jax.random.key(3), 400), params)
+    values = jax.vmap(env.features)(obs)
+    np.testing.assert_array_equal(jax.vmap(env.in_tests)(values), np.asarray(state.red).sum(1) == 1)
+    assert np.flatnonzero(env.counted(params)).tolist() == [2, 3, 8, 9, 10]
+    show = jax.vmap(env.disturb, (0, 0, None))
+    keys = jax.random.split(jax.random.key(4), 400)
+    np.testing.assert_array_equal(show(keys, values, params), values)
+    shown = np.asarray(show(keys, values, env.tests(params)["test"]))[..., 0]
+    others = np.setdiff1d(np.arange(N), [6, 7])
+    np.testing.assert_array_equal(shown[:, others], obs[:, others])
+    np.testing.assert_allclose(shown[:, BOX].std(0), 100, rtol=0.15)
+
+
 def test_an_episode_is_25_steps_and_nothing_ends_it():
     env, params = make("magnetic", physics="closed")
     act = lambda key, obs: (env.action_space(params).sample(key), {})  # noqa: E731
