@@ -17,8 +17,9 @@ import numpy as np
 
 from causal_jax import gallery_maze, history, plots, rollout, runs, spaces
 from causal_jax import report as reports
-from causal_jax.envs import chemical_policies
+from causal_jax.envs import chemical_policies, magnetic_policies
 from causal_jax.envs.chemical import Chemical
+from causal_jax.envs.magnetic import Magnetic
 from causal_jax.evaluation import member_of
 from causal_jax.page import Section
 from causal_jax.types import Action, Key, Obs, UserError
@@ -72,7 +73,7 @@ def pictures(loaded: runs.Loaded, place: Path, label: str, prefix: str = "") -> 
 def references(loaded: Sequence[runs.Loaded]) -> dict[str, dict[str, float]]:
     """Rows that need no learning, where all runs are of one environment: name -> {"return", "success"}, means over 64 episodes.
 
-    Always the uniformly random policy, for the maze what is known about it, for Chemical the scripted policies.
+    Always the uniformly random policy, for the maze what is known about it, for Chemical and Magnetic the scripted policies.
     """
     if len({(run.resolved.settings.env, run.resolved.settings.env_options) for run in loaded}) != 1:
         return {}
@@ -92,6 +93,8 @@ def references(loaded: Sequence[runs.Loaded]) -> dict[str, dict[str, float]]:
         rows |= gallery_maze.references(run, measure)
     if isinstance(run.env, Chemical):
         rows |= {name: measure(act) for name, act in chemical_policies.policies(run.env).items() if name in CHEMICAL_ROWS}
+    if isinstance(run.env, Magnetic):
+        rows |= {name: measure(act) for name, act in magnetic_policies.policies(run.env, run.env_params).items() if name != "random"}
     if not any(row["success"] for row in rows.values()):  # the environment may not tell success at all
         rows = {name: {"return": row["return"]} for name, row in rows.items()}
     return rows

@@ -20,6 +20,7 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
         for suffix in ("", "-drift")
         for rule in ("full_fork", "full_chain", "none")
     },
+    "magnetic": ("magnetic", "Magnetic", {}),
     "probe-value": ("probes", "ProbeValue", {}),
     "probe-credit": ("probes", "ProbeCredit", {}),
     "probe-policy": ("probes", "ProbePolicy", {}),

@@ -23,6 +23,7 @@ CONTRACT = {  # name -> options; limits are short so that episodes end within th
     "maze-n10": {"max_steps": 4, "image": True},
     "chemical-full-fork": {"max_steps": 4, "num_objects": 4},
     "chemical-full-chain-drift": {"max_steps": 4, "num_objects": 4, "level": 2},
+    "magnetic": {"max_steps": 4, "physics": "closed"},
     **{name: {} for name in list_envs() if name.startswith("probe")},
     "gymnax:CartPole-v1": {"max_steps": 4},
     "gymnax:Pendulum-v1": {"max_steps": 4},

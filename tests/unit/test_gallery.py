@@ -114,6 +114,14 @@ def test_references_of_chemical_are_its_scripted_policies():
     assert rows["persistence_lowest"] == {"return": pytest.approx(24 + 2 / 3), "success": 1.0}
 
 
+def test_references_of_magnetic_are_its_scripted_policies():
+    env, params = make("magnetic", level=1, physics="closed")
+    settings = SimpleNamespace(env="magnetic", env_options=(), eval_steps=0)
+    rows = gallery.references([SimpleNamespace(resolved=SimpleNamespace(settings=settings, env=env, env_params=params))])
+    assert list(rows) == ["random", "idle", "chase", "lookahead"]
+    assert rows["idle"]["success"] < 0.1 < rows["chase"]["success"]
+
+
 def test_play_writes_the_whole_episode(cee_run, cee_loaded):
     images, total = gallery.episode(cee_loaded, member=1, seed=3, greedy=False)
     assert images[0].shape == (200, 200, 3)
