@@ -42,7 +42,7 @@ def test_they_are_dynamics_models(name: str, discrete: bool) -> None:
     obs, actions, target = data(KEY)
     if not discrete:
         obs, actions, target = obs[..., :1], jax.random.normal(KEY, (B, H, 2, 1)), target.astype(jnp.float32)
-    noise = imagination.draw_noise(KEY, net.spec, H, B)
+    noise = imagination.draw_noise(KEY, net, H, B)
 
     def loss(params: Any) -> Any:
         return imagination.loss(net, params, state, obs, actions, target, noise)
