@@ -9,7 +9,8 @@ The tests (`p_values`; an edge where p < 0.01, the authors' for Chemical) see al
 - discrete, given "nothing": Pearson's chi-squared test, without Yates' correction, of the table (value of the source) x (what became of the
   target: unchanged, or old and new value), on the values that occur: the authors'.
 - discrete, given "self", the default: the same test of (value of the source) x (new value of the target) within each old value of the
-  target; statistics and degrees of freedom are summed. So a source that merely goes with the target's old value is no parent.
+  target; statistics and degrees of freedom are summed. So a source that merely goes with the target's old value is no parent. One that
+  goes with another parent still is: neither test conditions on the other sources.
 - continuous: Fisher's z of the partial correlation of source and change of the target given all other sources, normal, two-sided; of an
   action variable with several components the smallest p times their number. The authors use trees instead (FCIT, 30 minutes a test); ours
   sees no dependence that has no linear part, and sources that determine one another hide each other.
