@@ -19,7 +19,7 @@ from causal_jax.plots import INK, LINES, MUTED, PALETTE, figure_file, short
 from causal_jax.types import UserError
 
 Array = NDArray[Any]
-NAMES = {"pred": "prediction loss", "reg": "mean edge probability", "commit": "commitment loss", "codes": "codes used"}
+NAMES = {"pred": "prediction loss", "reg": "edge probability", "commit": "commitment loss", "codes": "codes used"}
 
 
 def _graphs(name: str, graphs: Sequence[ArrayLike]) -> list[Array]:
@@ -42,7 +42,8 @@ def code_graphs(
     Args: probs [K, N, S] in [0, 1]; shares [K], how often each code is used (sum 1) or None; truth: name -> [N, S].
     Raises: UserError for other shapes.
     """
-    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
 
     codes = _graphs("probs", list(np.asarray(probs, dtype=np.float64)))
     exact = dict(zip(truth or {}, _graphs("truth", [*(truth or {}).values(), codes[0]]), strict=False))
@@ -60,7 +61,8 @@ def code_graphs(
     rows = math.ceil(len(panels) / columns)
     blues = LinearSegmentedColormap.from_list("edge", ["#F7F8FA", "#9CC7E4", "#0072B2", "#00344F"])
     side = 8.2 / max(columns, 3)
-    with figure_file(path, max(3.2, side * columns + 0.8), (side * num_targets / num_sources + 0.32) * rows + 0.3) as figure:
+    height = max(side - 0.15, 0.5) * num_targets / num_sources + 0.26
+    with figure_file(path, max(3.2, side * columns + 0.8), height * rows + 0.3) as figure:
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for index, axes in enumerate(grid):
             axes.grid(False)
@@ -68,7 +70,7 @@ def code_graphs(
                 axes.axis("off")
                 continue
             title, graph, colour, alpha = panels[index]
-            image = axes.imshow(graph, cmap=blues, vmin=0, vmax=1, alpha=alpha, interpolation="nearest", aspect="equal")
+            axes.imshow(graph, cmap=blues, vmin=0, vmax=1, alpha=alpha, interpolation="nearest", aspect="equal")
             axes.axvline(num_targets - 0.5, color="white", linewidth=1.6)
             axes.set_title(title, fontsize=9 if columns <= 6 else 7.5, fontweight="bold", color=colour, pad=3)
             axes.spines[:].set(visible=True, color="#C9CED6", linewidth=0.6)
@@ -81,8 +83,8 @@ def code_graphs(
                 axes.set_xticks([0, num_targets - 1, *actions], labels=["0", "" if num_targets > 1 else "0", *("a" for _ in actions)])
                 axes.set_xlabel("source", fontsize=8, labelpad=0)
             axes.tick_params(length=0, labelsize=7, pad=1)
-        image.set_alpha(1.0)
-        bar = figure.colorbar(image, ax=grid.tolist(), fraction=0.025, pad=0.01, aspect=22, ticks=[0, 0.5, 1], shrink=min(1.0, 1.6 / rows))
+        scale = ScalarMappable(Normalize(0, 1), blues)
+        bar = figure.colorbar(scale, ax=grid.tolist(), fraction=0.025, pad=0.01, aspect=22, ticks=[0, 0.5, 1], shrink=min(1.0, 1.6 / rows))
         bar.outline.set_visible(False)
         bar.set_label("P(edge)", fontsize=9)
     return Path(path)
@@ -114,7 +116,7 @@ def drawn_graphs(graphs: Mapping[str, ArrayLike], path: Path | str) -> Path:
             count = int(edges.sum())
             dense = count > 2 * number
             for child, parent in np.argwhere(edges):
-                look: Any = {"color": PALETTE[1] if parent == 0 else "#3B6E8F", "alpha": 0.75 if dense else 0.95}
+                look: Any = {"color": PALETTE[1] if parent == 0 else "#3B6E8F", "alpha": 0.75 if dense else 1.0}
                 points = 72 * side / 2.75  # of one unit of the ring
                 arrow = FancyArrowPatch(
                     tuple(place[parent]), tuple(place[child]), arrowstyle="-|>", mutation_scale=8 if dense else 11, **look,
@@ -155,11 +157,10 @@ def code_histograms(usage: Mapping[str, ArrayLike], path: Path | str) -> Path:
         step = math.ceil(number / 32)
         axes.set_xticks(np.arange(number)[::step], [str(k) for k in order[::step]], fontsize=9 if number <= 24 else 7)
         axes.set(xlabel=f"code, by use under {next(iter(shares))}", ylabel="share of the samples", xlim=(-0.6, max(number, 2) - 0.4))
-        axes.set_title("Which code is used")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.grid(axis="x", visible=False)
         axes.tick_params(axis="x", length=0)
-        axes.legend(loc="upper right", ncols=2 if len(shares) > 3 else 1)
+        figure.legend(loc="outside upper center", ncols=min(4, len(shares)))
     return Path(path)
 
 
@@ -191,7 +192,7 @@ def training_trace(
                 look: Any = {"color": PALETTE[1], "linestyle": LINES[1], "linewidth": 1.6, "marker": "o", "markersize": 4, "zorder": 4}
                 (handles["recorded"],) = axes.plot(*(np.asarray(part) for part in reference[name]), **look)
             axes.set_title(NAMES.get(name, name.replace("_", " ")), fontsize=10, pad=5)
-            axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10], integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
             axes.yaxis.set_major_locator(MaxNLocator(5, integer=name == "codes"))
             axes.tick_params(labelsize=8)
@@ -227,7 +228,7 @@ def _cells(pairs: list[tuple[Array, Array]], path: Path | str) -> None:
     columns = min(4, len(pairs))
     rows = math.ceil(len(pairs) / columns)
     cell = min(0.24, 8.4 / columns / (2 * max(len(real) for real, _ in pairs) + 1.5))
-    with figure_file(path, 9 if columns > 2 else 4.5 * columns, rows * (number * cell + 0.75) + 0.3) as figure:
+    with figure_file(path, 9 if columns > 2 else 4.5 * columns, rows * (number * cell + 0.62) + 0.1) as figure:
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for index, axes in enumerate(grid):
             axes.grid(False)
@@ -255,10 +256,11 @@ def _cells(pairs: list[tuple[Array, Array]], path: Path | str) -> None:
             axes.set_xticks([*ticks, *(tick + length + gap for tick in ticks)], labels=labels)
             axes.set_yticks(range(number) if index % columns == 0 else [], labels=None)
             axes.tick_params(length=0, labelsize=7.5)
-            axes.set_xlabel("real          imagined", fontsize=9, labelpad=2)
+            for word, centre in (("real", (length - 1) / 2), ("imagined", length + gap + (length - 1) / 2)):
+                text: Any = {"xytext": (0, -16), "textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 9}
+                axes.annotate(word, (centre, number - 0.5), **text)
             if index % columns == 0:
                 axes.set_ylabel("variable", fontsize=9)
-    return None
 
 
 def _lines(pairs: list[tuple[Array, Array]], path: Path | str) -> None:
