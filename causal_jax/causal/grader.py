@@ -6,11 +6,12 @@ the embedding of j, reads the embeddings of its other parents, actions first and
 output; without other parents the embedding itself does. The graph starts with every allowed edge; a variable is always its own parent; of
 the edges between variables those against a given order are never there (unless `learn_upper`), all edges of actions are tested.
 The tests (`p_values`; an edge where p < 0.01, the authors' for Chemical) see all transitions so far, through statistics of a fixed size:
-- discrete, given "nothing": Pearson's chi-squared test, without Yates' correction, of the table (value of the source) x (what became of the
-  target: unchanged, or old and new value), on the values that occur: the authors'.
-- discrete, given "self", the default: the same test of (value of the source) x (new value of the target) within each old value of the
-  target; statistics and degrees of freedom are summed. So a source that merely goes with the target's old value is no parent. One that
-  goes with another parent still is: neither test conditions on the other sources.
+- discrete, given "nothing", the authors' and the default: Pearson's chi-squared test, without Yates' correction, of the table (value of the
+  source) x (what became of the target: unchanged, or old and new value), on the values that occur.
+- discrete, given "self": the same test of (value of the source) x (new value of the target) within each old value of the target; statistics
+  and degrees of freedom are summed. A source that only goes with the target's old value is then no parent.
+  One that goes with another parent is, under both: neither conditions on the other sources. On 10,000 random transitions of Chemical's fork
+  "nothing" finds all 45 edges, and 43 more of the 45 against the order if it is not given; "self" 33 and 13.
 - continuous: Fisher's z of the partial correlation of source and change of the target given all other sources, normal, two-sided; of an
   action variable with several components the smallest p times their number. The authors use trees instead (FCIT, 30 minutes a test); ours
   sees no dependence that has no linear part, and sources that determine one another hide each other.
@@ -34,7 +35,7 @@ from causal_jax.causal.rivals import dense_spec, per_variable
 from causal_jax.networks import uniform
 from causal_jax.types import Key, Params, UserError
 
-GIVEN = ("self", "nothing")
+GIVEN = ("nothing", "self")
 
 
 class Evidence(NamedTuple):
@@ -103,12 +104,12 @@ def update_graph(
     target: jax.Array,
     counted: jax.Array | None = None,
     level: Any = 0.01,
-    given: str = "self",
+    given: str = "nothing",
 ) -> State:
     """Add new transitions to the evidence and test every edge again; to be called every 10 episodes with what they recorded.
 
     Args: obs [B, N, C] one-hot or real, action int [B] or [B, M, a], target int or float [B, N]: recorded transitions, each given once.
-      counted: bool [B], rows that count (None: all). level: an edge where p is below it. given: "self" or "nothing", see above.
+      counted: bool [B], rows that count (None: all). level: an edge where p is below it. given: "nothing" or "self", see above.
     Returns: the state with new evidence. Raises: UserError for another `given`.
     """
     spec = model.spec
@@ -120,7 +121,7 @@ def update_graph(
     return state._replace(evidence=Evidence(data, graph.astype(jnp.float32)))
 
 
-def p_values(spec: Spec, data: Any, given: str = "self") -> jax.Array:
+def p_values(spec: Spec, data: Any, given: str = "nothing") -> jax.Array:
     """How likely data at least as dependent are if there is no edge, [N, S]; data: `Evidence.data`. 1 where a variable never varied."""
     if not spec.discrete:
         number, _, squares = data
