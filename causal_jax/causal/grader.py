@@ -49,6 +49,17 @@ class Evidence(NamedTuple):
     graph: jax.Array
 
 
+class Rows(NamedTuple):
+    """Of one-hot sources by value: embeddings [C, N, F], and what they add to the gates: states [N (source), N, C, 3 F], action [N, A, 3 F]
+
+    (targets before values).
+    """
+
+    embedding: jax.Array
+    state: jax.Array
+    action: jax.Array
+
+
 def allowed(spec: Spec) -> jax.Array:
     """Edges that are tested or certain, bool [N, S]: the variable itself, those along the order (or all), and every action."""
     free = graphs.free_edges(spec.num_variables, spec.num_actions, spec.learn_upper, learn_action=True)
@@ -58,10 +69,12 @@ def allowed(spec: Spec) -> jax.Array:
 def build(spec: Spec) -> Model:
     """GRADER's dynamics model. Of the spec the variables, action, head, width and `learn_upper` count.
 
-    The graph is `state.evidence.graph`, in training and outside; `update_graph` moves it. Raises: UserError for a spec out of range.
+    The graph is `state.evidence.graph`, in training and outside; `update_graph` moves it. Outside training one-hot sources are table rows.
+    Raises: UserError for a spec out of range.
     """
     predictors.check(spec)
     n, m, f = spec.num_variables, spec.num_actions, spec.width
+    use_rows = spec.table_rows and spec.discrete
 
     def init(key: Key) -> tuple[Params, State]:
         keys = jax.random.split(key, 7)
@@ -71,13 +84,29 @@ def build(spec: Spec) -> Model:
         params |= {"gru": gru, "out": per_variable(keys[2], n, f, spec.output_size)}
         return params, State({}, None, evidence=Evidence(_no_data(spec), allowed(spec).astype(jnp.float32)))
 
-    def step(params: Params, rows: None, state: State, obs: jax.Array, action: jax.Array, noise: Noise | None) -> tuple[Step, State]:
-        real_action = jax.nn.one_hot(action, spec.action_size)[:, None] if spec.discrete else action
-        own = jax.nn.relu(jnp.einsum("bic,icf->bif", obs, params["state"]["w"]) + params["state"]["b"])
-        acted = jax.nn.relu(jnp.einsum("bma,maf->bmf", real_action, params["action"]["w"]) + params["action"]["b"])
+    def embed(layer: Params, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(jnp.einsum("...ic,icf->...if", x, layer["w"]) + layer["b"])
+
+    def prepare(params: Params, obs: jax.Array | None = None) -> Rows | None:
+        if not use_rows:
+            return None
+        weight = params["state"]["w"] if obs is None else jnp.einsum("ic,icf->if", obs, params["state"]["w"])[:, None]
+        own = jax.nn.relu(weight + params["state"]["b"][:, None])
+        acted = jax.nn.relu(params["action"]["w"][0] + params["action"]["b"])
+        wi, bi = params["gru"]["wi"], params["gru"]["bi"][:, None]
+        return Rows(jnp.swapaxes(own, 0, 1), jnp.einsum("icf,jfo->ijco", own, wi) + bi, jnp.einsum("af,jfo->jao", acted, wi) + bi)
+
+    def step(params: Params, rows: Rows | None, state: State, obs: jax.Array, action: jax.Array, noise: Noise | None) -> tuple[Step, State]:
         gru, graph = params["gru"], state.evidence.graph
-        # what the source itself adds to the gates, for all sources at once; [S, N, B, 3 F] in the order of reading
-        inputs = jnp.einsum("bsf,jfo->sjbo", jnp.concatenate([acted, own], axis=1), gru["wi"]) + gru["bi"][:, None]
+        # inputs: what a source itself adds to the gates, [S, N, B, 3 F] in the order of reading
+        if rows is not None and noise is None:
+            value = obs if rows.embedding.shape[0] > 1 else jnp.ones((*obs.shape[:2], 1))
+            own = jnp.einsum("bic,cif->bif", value, rows.embedding)
+            inputs = jnp.concatenate([rows.action[:, action][None], jnp.einsum("bic,ijco->ijbo", value, rows.state)])
+        else:
+            own = embed(params["state"], obs)
+            acted = embed(params["action"], jax.nn.one_hot(action, spec.action_size)[:, None] if spec.discrete else action)
+            inputs = jnp.einsum("bsf,jfo->sjbo", jnp.concatenate([acted, own], axis=1), gru["wi"]) + gru["bi"][:, None]
         others = graph * (1.0 - jnp.eye(n, n + m))
         reads = jnp.concatenate([others[:, n:], others[:, :n]], axis=1).T
 
@@ -93,7 +122,7 @@ def build(spec: Spec) -> Model:
         output = jnp.einsum("jbf,jfo->bjo", jax.nn.relu(hidden), params["out"]["w"]) + params["out"]["b"]
         return Step(output, edges=jnp.broadcast_to(graph, (obs.shape[0], *graph.shape))), state
 
-    return Model(dense_spec(spec), init, lambda params, obs=None: None, step)
+    return Model(dense_spec(spec), init, prepare, step)
 
 
 def update_graph(

@@ -172,6 +172,19 @@ def test_the_network_is_what_it_says() -> None:
         np.testing.assert_allclose(result.output[0, j], np.maximum(h, 0) @ p["out"]["w"][j] + p["out"]["b"][j], atol=1e-5)
 
 
+def test_table_rows_equal_the_plain_pass() -> None:
+    net = grader.build(SPEC)
+    params, state = net.init(KEY)
+    obs, action, _ = discrete(KEY, 16)
+    fast, _ = jax.jit(lambda p: net.step(p, net.prepare(p), state, obs, action, None))(params)
+    plain, _ = jax.jit(lambda p: net.step(p, None, state, obs, action, None))(params)
+    np.testing.assert_allclose(fast.output, plain.output, atol=1e-5)
+    noisy, plans = obs[0].at[1:].multiply(-30.0), jnp.stack([action, action[::-1]], axis=1)
+    shared = jax.jit(lambda p: imagination.imagine(net, p, state, noisy, plans))(params)
+    want = jax.jit(lambda p: imagination.rollout_encoded(net, p, state, jnp.broadcast_to(noisy, obs.shape), plans))(params)
+    np.testing.assert_allclose(shared.output, want.output, atol=1e-4)
+
+
 def test_who_is_no_parent_does_not_matter() -> None:
     net = grader.build(SPEC)
     params, state = net.init(KEY)
