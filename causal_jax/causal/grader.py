@@ -50,10 +50,7 @@ class Evidence(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Of one-hot sources by value: embeddings [C, N, F], and what they add to the gates: states [N (source), N, C, 3 F], action [N, A, 3 F]
-
-    (targets before values).
-    """
+    """One-hot sources by value: embeddings [C, N, F], what they add to gates: states [source N, target N, C, 3 F], action [N, A, 3 F]."""
 
     embedding: jax.Array
     state: jax.Array
