@@ -110,7 +110,7 @@ def loss(
     dropped = 1.0 - jax.nn.one_hot(left_out, spec.num_sources)
     metrics = {}
     for key, (name, mask) in zip(keys, {"full": jnp.ones_like(dropped), "dropped": dropped, "causal": None}.items(), strict=True):
-        noise = imagination.draw_noise(key, spec, num_steps, size)._replace(edges=mask)
+        noise = imagination.draw_noise(key, model, num_steps, size)._replace(edges=mask)
         steps, _ = imagination.rollout(model, params, state, obs, actions, noise)
         metrics[f"loss_{name}"] = imagination.losses(spec, steps, target)["pred"]
     return metrics["loss_full"] + metrics["loss_dropped"] + causal * metrics["loss_causal"], metrics

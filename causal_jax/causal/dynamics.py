@@ -28,14 +28,15 @@ from causal_jax.types import Key, Params, UserError
 
 
 class State(NamedTuple):
-    """What training moves without gradients: batch normalisation statistics by layer name, the codebook, CDL's running CMI [N, S] in nats
+    """What training moves without gradients: batch normalisation statistics by layer name, the codebook, CDL's running CMI [N, S] in nats,
 
-    (None where a model has none).
+    GRADER's `grader.Evidence` (None where a model has none).
     """
 
     norms: dict[str, NormStats]
     book: Codebook | None
     cmi: Any = None
+    evidence: Any = None
 
 
 class Rows(NamedTuple):
@@ -61,9 +62,9 @@ class Step(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """Draws of one training step: edges [B, N, S] logistic, state [B, N, C] Gumbel or standard normal.
+    """Draws of one training step: edges, what the model's `draw` gave, and state [B, N, C], Gumbel or standard normal.
 
-    edges is None if no graph is sampled; for CDL it is the mask itself.
+    edges: [B, N, S] logistic where a graph is sampled, [B, N, S + R] Gumbel for NPS, the mask itself for CDL, else None.
     """
 
     edges: Any
@@ -75,13 +76,15 @@ class Model(NamedTuple):
 
     step(params, rows, state, obs [B, N, C], action int [B] or [B, M, a], noise: Noise | None) -> (Step, state).
     rows None: the plain forward pass, needed where obs is not exactly one-hot. prepare(params, obs [N, C]): rows for a step in which the
-    whole batch has this one observation, one-hot or not.
+    whole batch has this one observation, one-hot or not. draw(key, lead shape) -> the `edges` of `Noise`, leaves [*lead, ...]; None for a
+    model whose training steps choose nothing at random.
     """
 
     spec: Spec
     init: Callable[[Key], tuple[Params, State]]
     prepare: Callable[..., Any]
     step: Callable[..., tuple[Step, State]]
+    draw: Callable[[Key, tuple[int, ...]], Any] | None = None
 
 
 def _hidden(spec: Spec) -> dict[str, tuple[int, Sequence[int], int]]:
@@ -204,7 +207,10 @@ def build(spec: Spec, truth: Callable[[jax.Array, jax.Array], jax.Array] | None 
         first = first_layer(params["sa_w"], rows.predictor if rows else None, edges)
         return result._replace(output=predictors.predict(params, first, label), edges=edges), state
 
-    return Model(spec, init, prepare, step)
+    def draw(key: Key, lead: tuple[int, ...]) -> jax.Array:
+        return graphs.logistic_noise(key, (*lead, spec.num_variables, spec.num_sources))
+
+    return Model(spec, init, prepare, step, draw if networks else None)
 
 
 def from_reference(arrays: Mapping[str, Any], prefix: str = "") -> tuple[Params, State]:

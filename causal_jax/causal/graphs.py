@@ -66,6 +66,18 @@ def likely_edges(logits: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return (jax.nn.sigmoid(logits) > 0.5).astype(logits.dtype)
 
 
+def choose(scores: Float[Array, "*b K"], noise: Float[Array, "*b K"] | None) -> Float[Array, "*b K"]:
+    """One of K, one-hot on the last axis: Gumbel-softmax at temperature 1, hard forward, soft gradient backward (Jang et al. 2017).
+
+    Args: scores: [..., K] log-probabilities up to a constant. noise: [..., K] Gumbel, or None for the largest score, without gradient.
+    """
+    if noise is None:
+        return jax.nn.one_hot(jnp.argmax(scores, axis=-1), scores.shape[-1])
+    soft = jax.nn.softmax(scores + noise)
+    hard = jax.nn.one_hot(jnp.argmax(scores + noise, axis=-1), scores.shape[-1])
+    return hard + (soft - jax.lax.stop_gradient(soft))
+
+
 def sparsity(logits: Logits, edges: Logits, how: str = "mean") -> Float[Array, ""]:
     """The term that the sparsity weight multiplies, [].
 

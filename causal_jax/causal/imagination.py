@@ -29,11 +29,11 @@ class Weights(NamedTuple):
 AUTHORS = Weights()
 
 
-def draw_noise(key: Key, spec: Spec, num_steps: int, batch_size: int) -> Noise:
+def draw_noise(key: Key, model: Model, num_steps: int, batch_size: int) -> Noise:
     """All random numbers of one training rollout: leaves [H, B, ...]. key: consumed."""
     key_edges, key_state = jax.random.split(key)
-    lead, n = (num_steps, batch_size), spec.num_variables
-    edges = graphs.logistic_noise(key_edges, (*lead, n, spec.num_sources)) if spec.learns_graph else None
+    spec, lead, n = model.spec, (num_steps, batch_size), model.spec.num_variables
+    edges = model.draw(key_edges, lead) if model.draw is not None else None
     draw = jax.random.gumbel if spec.discrete else jax.random.normal
     return Noise(edges, draw(key_state, (*lead, n, spec.variable_size)))
 

@@ -233,9 +233,4 @@ def sample(spec: Spec, output: jax.Array, noise: jax.Array | None) -> jax.Array:
         if noise is None or not spec.learn_std:
             return mean
         return mean + jnp.exp(jnp.clip(output[..., 1:], *LOG_STD)) * noise
-    if noise is None:
-        return jax.nn.one_hot(jnp.argmax(output, axis=-1), spec.variable_size)
-    perturbed = log_probs(output) + noise
-    soft = jax.nn.softmax(perturbed)
-    hard = jax.nn.one_hot(jnp.argmax(perturbed, axis=-1), spec.variable_size)
-    return hard + (soft - jax.lax.stop_gradient(soft))
+    return graphs.choose(output if noise is None else log_probs(output), noise)

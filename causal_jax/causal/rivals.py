@@ -25,8 +25,8 @@ def _torch_mlp(num_in: int, hidden: Sequence[int], num_out: int) -> Network:
     return mlp(num_in, hidden, num_out, "relu", "torch")
 
 
-def _per_variable(key: Key, num: int, num_in: int, num_out: int) -> Params:
-    """A linear layer of its own for each of `num` variables: {"w": [num, in, out], "b": [num, out]}."""
+def per_variable(key: Key, num: int, num_in: int, num_out: int) -> Params:
+    """A linear layer of its own for each of `num` variables, U(+-1 / sqrt(in)): {"w": [num, in, out], "b": [num, out]}. key: consumed."""
     key_w, key_b = jax.random.split(key)
     bound = 1.0 / math.sqrt(num_in)
     return {"w": uniform(key_w, (num, num_in, num_out), bound), "b": uniform(key_b, (num, num_out), bound)}
@@ -70,7 +70,7 @@ def gnn(spec: Spec, width: int = 256, hidden: int = 512) -> Model:
 
     def init(key: Key) -> tuple[Params, State]:
         keys = jax.random.split(key, 4)
-        embed, out = _per_variable(keys[0], n, spec.variable_size, width), _per_variable(keys[3], n, width, spec.output_size)
+        embed, out = per_variable(keys[0], n, spec.variable_size, width), per_variable(keys[3], n, width, spec.output_size)
         return {"embed": embed, "message": message.init(keys[1]), "node": node.init(keys[2]), "out": out}, State({}, None)
 
     def step(params: Params, rows: None, state: State, obs: jax.Array, action: jax.Array, noise: Noise | None) -> tuple[Step, State]:

@@ -12,7 +12,7 @@ from beartype import beartype
 from jaxtyping import jaxtyped
 
 from causal_jax import losses, returns
-from causal_jax.causal import codebook, effects, graphs, tables
+from causal_jax.causal import codebook, effects, graphs, independence, tables
 
 PACKAGE = Path(__file__).parents[2] / "causal_jax"
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py")) if path.read_text().strip()}
@@ -91,10 +91,14 @@ CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (graphs.logistic_noise, (jax.random.key(0), (2, 3))),
     (graphs.sample_edges, (_logits, _logits)),
     (graphs.likely_edges, (_logits,)),
+    (graphs.choose, (_logits, _logits)),
+    (graphs.choose, (_logits, None)),
     *((graphs.sparsity, (_logits, _logits, how)) for how in graphs.SPARSITIES),
     (graphs.with_self, (_edges[..., :3],)),
     (graphs.shd, (_edges, _edges, _free)),
     (graphs.f1, (_edges, _edges)),
+    (independence.chi_squared, (jnp.ones((2, 3, 4)),)),
+    (independence.partial_correlations, (jnp.eye(5), _one, 2)),
     (tables.table, (_weight, _bias, _layer)),
     (tables.slope, (_weight, _bias, _layer)),
 ]
@@ -105,7 +109,7 @@ def public(module: Any) -> set[str]:
     return {name for name, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__ and name[0] != "_"}
 
 
-@pytest.mark.parametrize("module", [returns, losses, effects, codebook, graphs, tables], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [returns, losses, effects, codebook, graphs, independence, tables], ids=lambda module: module.__name__)
 def test_every_public_function_of_the_maths_is_checked(module: Any) -> None:
     """Its arrays are annotated with their axes (no bare jax.Array), and CALLS calls it."""
     called = {f.__name__ for f, _ in CALLS if f.__module__ == module.__name__}

@@ -16,7 +16,7 @@ RANKS = (  # a module may import modules of its own line and of the lines before
     {"replay", "rollout", "planning", "causal", "envs"},
     {"algorithms"},
     {"hosts", "stderr", "mesh", "engine", "guard", "memory"},
-    {"training", "checkpoint", "logs", "history", "plots", "plots_causal", "page", "sweep_file", "sweep_plots"},
+    {"training", "checkpoint", "logs", "history", "plots", "plots_causal", "plots_fcdl", "page", "sweep_file", "sweep_plots"},
     {"settings", "report"},
     {"runs", "evaluation", "policy", "gallery", "gallery_maze", "sweep"},
     {"cli"},

@@ -46,7 +46,7 @@ def built(**changes: Any) -> tuple[dynamics.Model, Any, dynamics.State]:
     if not net.spec.learns_graph:
         return net, params, state
     obs, actions, _ = batch()
-    noise = jax.tree.map(lambda x: x[0], imagination.draw_noise(KEY, net.spec, 1, B))
+    noise = jax.tree.map(lambda x: x[0], imagination.draw_noise(KEY, net, 1, B))
     _, moved = step(net, params, state, obs, actions[:, 0], noise)
     state = state._replace(norms=jax.tree.map(lambda new, old: (new - 0.9 * old) / 0.1, moved.norms, state.norms))
     h = step(net, params, state, obs, actions[:, 0])[0].h
@@ -90,7 +90,7 @@ def test_table_rows_equal_the_plain_pass(changes: dict[str, Any]) -> None:
     assert plain.prepare(params) is None
     assert net.prepare(params) is not None
     obs, actions, target = batch()
-    noise = imagination.draw_noise(KEY, net.spec, H, B)
+    noise = imagination.draw_noise(KEY, net, H, B)
 
     def run(net: dynamics.Model) -> Any:
         def loss(params: Any) -> Any:
@@ -123,7 +123,7 @@ def test_losses_at_the_start() -> None:  # M3, M4, at the authors' size
     params, state = net.init(KEY)
     obs = jax.nn.one_hot(jax.random.randint(KEY, (32, 10), 0, 5), 5)
     actions, target = jax.random.randint(KEY, (32, 3), 0, 50), jax.random.randint(KEY, (32, 3, 10), 0, 5)
-    noise = imagination.draw_noise(KEY, net.spec, 3, 32)
+    noise = imagination.draw_noise(KEY, net, 3, 32)
     metrics = jax.jit(lambda params: imagination.loss(net, params, state, obs, actions, target, noise)[1][1])(params)
     assert 0.37 < metrics["loss_reg"] < 0.40
     assert 1.55 < metrics["loss_pred"] < 1.75
@@ -173,7 +173,7 @@ def test_evaluation_is_independent_of_the_batch_and_training_is_not() -> None:  
     part, _ = step(net, params, state, obs[:2], actions[:2, 0])
     np.testing.assert_allclose(part.logits, whole.logits[:2], atol=1e-6)
     np.testing.assert_allclose(part.output, whole.output[:2], atol=1e-6)
-    noise = jax.tree.map(lambda x: x[0], imagination.draw_noise(KEY, net.spec, H, B))
+    noise = jax.tree.map(lambda x: x[0], imagination.draw_noise(KEY, net, H, B))
     whole, _ = step(net, params, state, obs, actions[:, 0], noise)
     part, _ = step(net, params, state, obs[:3], actions[:3, 0], jax.tree.map(lambda x: x[:3], noise))
     assert np.abs(part.logits - whole.logits[:3]).max() > 1e-2
@@ -183,7 +183,7 @@ def test_evaluation_is_independent_of_the_batch_and_training_is_not() -> None:  
 def test_who_gets_which_gradient(ema: bool) -> None:  # M9
     net, params, state = built(ema=ema)
     obs, actions, target = batch()
-    noise = imagination.draw_noise(KEY, net.spec, 1, B)
+    noise = imagination.draw_noise(KEY, net, 1, B)
 
     def grads(name: str) -> Any:
         def term(params: Any, codes: Any) -> Any:
@@ -215,7 +215,7 @@ def test_who_gets_which_gradient(ema: bool) -> None:  # M9
 def test_state_moves_once_per_model_step_and_only_in_training() -> None:  # M10, M13
     net, params, state = built()
     obs, actions, target = batch()
-    noise = imagination.draw_noise(KEY, net.spec, H, B)
+    noise = imagination.draw_noise(KEY, net, H, B)
     steps, after = jax.jit(lambda *a: imagination.rollout(net, *a))(params, state, obs, actions, noise)
     book = state.book
     for t in range(H):
@@ -290,7 +290,7 @@ def test_continuous_variables(learn_std: bool) -> None:
         np.testing.assert_allclose(got, np.mean(0.5 * error / std**2 + np.log(std) + 0.5 * np.log(2 * np.pi)), rtol=1e-4)
     else:
         np.testing.assert_allclose(got, error.mean(), rtol=1e-5)
-    noise = imagination.draw_noise(KEY, net.spec, H, B)
+    noise = imagination.draw_noise(KEY, net, H, B)
     grads = jax.grad(lambda params: imagination.loss(net, params, state, obs, actions, target, noise)[0])(params)
     assert all(np.all(np.isfinite(g)) for g in grads.values())
     assert np.any(grads["enc_fc0_w"])
@@ -301,7 +301,7 @@ def test_vmap_over_members_equals_a_loop() -> None:
     obs, actions, target = batch()
 
     def run(key: jax.Array, scale: jax.Array) -> Any:
-        noise = imagination.draw_noise(key, net.spec, H, B)
+        noise = imagination.draw_noise(key, net, H, B)
 
         def loss(params: Any) -> Any:
             return imagination.loss(net, params, state, obs, actions, target, noise)

@@ -1,4 +1,4 @@
-"""The dense models and CDL: sizes, what they can see, and that training them finds what there is."""
+"""The dense models, CDL, NPS and GRADER as dynamics models: sizes, finite gradients, members; and what CDL sees and finds."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from causal_jax.causal import cdl, dynamics, imagination, predictors, rivals
+from causal_jax.causal import cdl, dynamics, grader, imagination, nps, predictors, rivals
 
 N, C, A, B, H = 3, 3, 9, 16, 2
 KEY = jax.random.key(0)
@@ -17,6 +17,8 @@ BUILD: dict[str, Any] = {
     "mlp": lambda spec: rivals.dense(spec, (16, 16)),
     "gnn": lambda spec: rivals.gnn(spec, width=8, hidden=8),
     "cdl": lambda spec: cdl.build(spec),
+    "nps": lambda spec: nps.build(spec, num_rules=4, num_layers=2),
+    "grader": lambda spec: grader.build(spec),
 }
 
 
@@ -26,7 +28,9 @@ def data(key: jax.Array, size: int = B) -> tuple[jax.Array, jax.Array, jax.Array
     return obs, jax.random.randint(keys[1], (size, H), 0, A), jax.random.randint(keys[2], (size, H, N), 0, C)
 
 
-@pytest.mark.parametrize(("build", "count"), [(rivals.dense, 2_253_874), (rivals.gnn, 1_892_402)])
+@pytest.mark.parametrize(
+    ("build", "count"), [(rivals.dense, 2_253_874), (rivals.gnn, 1_892_402), (nps.build, 2_487_912), (grader.build, 1_011_378)]
+)
 def test_parameter_counts(build: Any, count: int) -> None:
     params, _ = jax.eval_shape(build(predictors.Spec()).init, KEY)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
@@ -42,7 +46,7 @@ def test_they_are_dynamics_models(name: str, discrete: bool) -> None:
     obs, actions, target = data(KEY)
     if not discrete:
         obs, actions, target = obs[..., :1], jax.random.normal(KEY, (B, H, 2, 1)), target.astype(jnp.float32)
-    noise = imagination.draw_noise(KEY, net.spec, H, B)
+    noise = imagination.draw_noise(KEY, net, H, B)
 
     def loss(params: Any) -> Any:
         return imagination.loss(net, params, state, obs, actions, target, noise)
@@ -53,6 +57,22 @@ def test_they_are_dynamics_models(name: str, discrete: bool) -> None:
     jax.tree.map(np.testing.assert_array_equal, after, state)
     assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
     assert all(np.any(g) for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize("name", ["nps", "grader"])
+def test_vmap_over_members_equals_a_loop(name: str) -> None:
+    net = BUILD[name](SPEC)
+    obs, actions, target = data(KEY)
+
+    def run(key: jax.Array) -> Any:
+        key_init, key_noise = jax.random.split(key)
+        params, state = net.init(key_init)
+        noise = imagination.draw_noise(key_noise, net, H, B)
+        return jax.value_and_grad(lambda params: imagination.loss(net, params, state, obs, actions, target, noise)[0])(params)
+
+    keys = jax.random.split(KEY, 2)
+    together, alone = jax.jit(jax.vmap(run))(keys), jax.jit(run)(keys[1])
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x[1], y, rtol=1e-4, atol=1e-5), together, alone)
 
 
 def test_gnn_messages_come_from_all_the_others() -> None:
