@@ -1,7 +1,8 @@
 """From run folders to a report with pictures, and the GIF of a policy: what `causal-jax report` and `causal-jax play` do.
 
 `report` gives report.py's curves and tables their reference rows (random, and what the environment knows better) and adds the pictures
-that need the model: the mask where there is one to draw (gallery_maze.py), and an episode of every environment that can `render` itself.
+that need the model: the mask where there is one to draw (gallery_maze.py), the graphs of a dynamics model (gallery_fcdl.py), and an
+episode of every environment that can `render` itself.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causal_jax import gallery_maze, history, plots, rollout, runs, spaces
+from causal_jax import gallery_fcdl, gallery_maze, history, plots, rollout, runs, spaces
 from causal_jax import report as reports
 from causal_jax.envs import chemical_policies, magnetic_policies
 from causal_jax.envs.chemical import Chemical
@@ -62,6 +63,7 @@ def _file_name(label: str) -> str:
 def pictures(loaded: runs.Loaded, place: Path, label: str, prefix: str = "") -> list[Section]:
     """The sections of one run that need its model, for member 0 of the last checkpoint; files are place/<prefix><what>.png|gif."""
     sections = gallery_maze.sections(loaded, place, label, prefix) if gallery_maze.has_mask(loaded) else []
+    sections += gallery_fcdl.sections(loaded, place, label, prefix) if gallery_fcdl.has_model(loaded) else []
     if hasattr(loaded.resolved.env, "render"):
         images, total = episode(loaded, member=0, seed=0, greedy=False)
         image = plots.gif(images, place / f"{prefix}policy.gif")

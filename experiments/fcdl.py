@@ -33,7 +33,8 @@ from causal_jax.settings import Settings, resolve
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = {  # label -> algorithm
-    "FCDL": "fcdl", "NCD": "ncd", "CDL": "cdl", "Oracle": "oracle-graph", "Oracle-local": "oracle-local", "Modular": "modular", "MLP": "mlp",
+    "FCDL": "fcdl", "NCD": "ncd", "Oracle": "oracle-graph", "Oracle-local": "oracle-local", "Modular": "modular", "MLP": "mlp",
+    "CDL": "cdl",
 }  # fmt: skip
 ENVS = {"chemical": ("chemical-full-fork", "chemical-full-chain"), "drift": ("chemical-full-fork-drift", "chemical-full-chain-drift")}
 PRESETS: dict[str, tuple[dict[str, Any], dict[str, float], int]] = {  # name -> (Config fields, Hyper fields, iterations)
@@ -194,7 +195,11 @@ def table(path: Path) -> str:
     """A results file as markdown: IQM [95% interval] over members, the published mean +- std in brackets under it."""
     results, lines = json.loads(path.read_text()), []
     for env, rows in results.items():
-        lines += [f"\n**{env}**\n", "| method | " + " | ".join(name for name, _ in COLUMNS.values()) + " |", "|" + "---|" * (len(COLUMNS) + 1)]
+        lines += [
+            f"\n**{env}**\n",
+            "| method | " + " | ".join(name for name, _ in COLUMNS.values()) + " |",
+            "|" + "---|" * (len(COLUMNS) + 1),
+        ]
         for name, worlds in rows["references"].items():
             cells = [f"{np.mean(worlds[column]):.1f}" if column in worlds else "" for column in COLUMNS]
             lines.append(f"| *{name.replace('_', ' ')}* | " + " | ".join(cells) + " |")
@@ -205,7 +210,9 @@ def table(path: Path) -> str:
             for column, (_, scale) in COLUMNS.items():
                 known = rows[label]["final"].get(column)
                 digits = 0 if scale == 100 else 2 if column.startswith("f1") else 1
-                cells.append("" if known is None else "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*np.multiply(known["estimate"], scale), d=digits))
+                cells.append(
+                    "" if known is None else "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*np.multiply(known["estimate"], scale), d=digits)
+                )
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
             if published:
                 cells = ["{:.1f} ± {:.1f}".format(*published[column]) if column in published else "" for column in COLUMNS]

@@ -2,9 +2,9 @@
 
     python -m experiments.fcdl_trace   # 3 data sets, 3 seeds: experiments/results/fcdl_trace.json, fcdl_trace_<k>.png
 
-400 random-policy episodes (the first 360 for training), full width, learning rate 1e-4, batch 256, horizon 3, 341 updates. The recorded runs
-are 3, 2 and 2 initialisations (tests/data/fcdl_train.npz; data sets 0 and 1 are fork, 2 is chain). Compared per data set: levels differ
-between data sets by more than between runs.
+400 random-policy episodes (the first 360 for training), full width, learning rate 1e-4, batch 256, horizon 3, 341 updates. The recorded
+runs are 3, 2 and 2 initialisations (tests/data/fcdl_train.npz; data sets 0 and 1 are fork, 2 is chain). Compared per data set: levels
+differ between data sets by more than between runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causal_jax import make
+from causal_jax import make, plots_fcdl
 from causal_jax.algorithms import fcdl
 from causal_jax.causal import fitting, measures
 from causal_jax.cli import configure
@@ -70,7 +70,7 @@ def run(data_set: int, seeds: list[int], num_updates: int = 341) -> dict[str, np
 
 
 def compare(data_set: int, ours: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Means over runs at POINTS, ours and the recorded: {name: {update: [ours, recorded, ours / recorded]}}, and at the end the held-out."""
+    """Means over runs at POINTS: {name: {update: [ours, recorded, ours / recorded]}}, and at the end the held-out loss and accuracy."""
     arrays = recorded(data_set)
     table: dict[str, Any] = {}
     for name, theirs in QUANTITIES.items():
@@ -95,8 +95,6 @@ def main() -> None:
         results[f"data set {data_set}, {theirs['rule']}"] = compare(data_set, ours)
         (RESULTS / "fcdl_trace.json").write_text(json.dumps(results, indent=1) + "\n")
         steps = np.arange(1, ours["loss_pred"].shape[1] + 1)
-        from causal_jax import plots_fcdl
-
         plots_fcdl.training_trace(
             {name: (steps, ours[name]) for name in QUANTITIES},
             {name: (steps, theirs[source]) for name, source in QUANTITIES.items()},

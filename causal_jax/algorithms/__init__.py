@@ -41,6 +41,8 @@ ALGORITHMS: dict[str, Entry] = {
     "mlp": Entry(_FCDL, {"model": "mlp"}, "planning with one dense network"),
     "gnn": Entry(_FCDL, {"model": "gnn"}, "planning with a graph network over all pairs of variables"),
     "cdl": Entry(_FCDL, {"model": "cdl"}, "planning with a global graph from conditional mutual information (arXiv 2206.13452)"),
+    "nps": Entry(_FCDL, {"model": "nps"}, "planning with neural production systems (arXiv 2103.01937)"),
+    "grader": Entry(_FCDL, {"model": "grader"}, "planning with a graph from independence tests (arXiv 2207.09081)"),
     "template": Entry("causal_jax.algorithms.template", {}, "REINFORCE with a baseline, the file to copy"),
 }
 

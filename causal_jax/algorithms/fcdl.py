@@ -2,7 +2,7 @@
 
 FCDL (arXiv 2406.03234; authors' main_policy.py, model_based.py). The models share everything but the graph: `fcdl` (a code per state and
 action selects the local graph), `ncd` (a sampled graph per state and action), `oracle-graph` (the global graph), `oracle-local` (the true
-local graph), `modular` (all edges), and with networks of their own `mlp`, `gnn`, `cdl`.
+local graph), `modular` (all edges), and with networks of their own `mlp`, `gnn`, `cdl`, `nps`, `grader`.
 schedule="online", the authors': one `step` is an episode of num_envs environments in lock-step; in every time step act (CEM, or with
 probability epsilon all at random), then make one update on the episodes that ended before. `init` plays the first init_steps at random.
 schedule="offline": `init` collects the episodes at random, a step only makes as many updates as an episode has steps; plans at test only.
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from causal_jax import planning, replay, spaces
-from causal_jax.causal import cdl, dynamics, fitting, imagination, measures, predictors, rivals
+from causal_jax.causal import cdl, dynamics, fitting, grader, imagination, measures, nps, predictors, rivals
 from causal_jax.causal.dynamics import Model
 from causal_jax.causal.fitting import Episode, Fit, Rates
 from causal_jax.envs.base import Factors
@@ -30,7 +30,7 @@ from causal_jax.fields import option, validate
 from causal_jax.types import Action, Algorithm, Env, Key, Metrics, Obs, UserError
 
 ADJACENCY = {"fcdl": "codebook", "ncd": "sampled", "modular": "full", "oracle-graph": "global", "oracle-local": "given"}
-MODELS = (*ADJACENCY, "mlp", "gnn", "cdl")
+MODELS = (*ADJACENCY, "mlp", "gnn", "cdl", "nps", "grader")
 CMI_ROWS = 256
 EVALUATION_MODES = ("greedy",)  # planning has no other policy worth the price
 
@@ -77,6 +77,8 @@ class Config:
     """The predictors also see which graph they have; auto: for ncd only, as in the authors' runs."""
     sparsity: str = option("mean", choices=fitting.SPARSITIES)
     """Sparsity term: mean edge probability (authors), sum of edges (the paper's formula), or a target on the edges."""
+    learn_std: bool = False
+    """Continuous variables: predict a standard deviation too, and maximise the likelihood."""
     learn_upper: bool = False
     """Learn edges against the given order of the variables too."""
     learn_action: bool = False
@@ -132,15 +134,17 @@ def dynamics_model(env: Any, config: Config) -> Model:
     spec = predictors.Spec(
         **factors._asdict(), width=config.width, num_hidden=config.num_hidden, adjacency=ADJACENCY.get(config.model, "full"), label=label,
         encoder_hidden=(config.width,) * 2 if config.model == "ncd" else (config.width, max(config.width // 2, 1)),
-        num_codes=config.num_codes, code_dim=config.code_dim, ema=config.ema, learn_upper=config.learn_upper,
+        num_codes=config.num_codes, code_dim=config.code_dim, ema=config.ema, learn_std=config.learn_std, learn_upper=config.learn_upper,
         learn_action=config.learn_action, table_rows=config.table_rows,
     )  # fmt: skip
     if config.model == "mlp":
         return rivals.dense(spec, config.hidden)
     if config.model == "gnn":
         return rivals.gnn(spec, 2 * config.width, 4 * config.width)
-    if config.model == "cdl":
-        return cdl.build(spec)
+    if config.model == "nps":
+        return nps.build(spec, 20 if spec.discrete else 15)
+    if config.model in ("cdl", "grader"):
+        return cdl.build(spec) if config.model == "cdl" else grader.build(spec)
     return dynamics.build(spec, env.local_graph)
 
 
@@ -251,11 +255,23 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         _, (values, actions) = jax.lax.scan(body, (obs, env_state), jax.random.split(key_steps, (length, 2)))
         return Episode(jnp.concatenate([seen(obs)[None], values]), actions)
 
+    def regard(fit: Fit, episodes: Episode) -> Fit:
+        """GRADER tests its graph on the episodes that have come; interventions that set what was there already count for nothing."""
+        if config.model != "grader":
+            return fit
+        rows = fitting.transitions(spec, episodes)
+        counted = None
+        if spec.discrete:
+            node, colour = jnp.divmod(rows.actions[:, 0], spec.variable_size)
+            old = jnp.take_along_axis(rows.obs, node[:, None, None], axis=1)[:, 0]
+            counted = jnp.take_along_axis(old, colour[:, None], axis=1)[:, 0] == 0
+        return fit._replace(model=grader.update_graph(model, fit.model, rows.obs, rows.actions[:, 0], rows.target[:, 0], counted))
+
     def init(key: Key, hyper: Hyper, task: Task) -> State:
         key_model, key_data = jax.random.split(key)
         episodes = jax.vmap(random_episode, (0, None))(jax.random.split(key_data, num_first), task)
         buffer = replay.add(replay.init(jax.tree.map(lambda x: x[0], episodes), config.capacity), episodes)
-        return State(fitting.start(key_model, model), buffer)
+        return State(regard(fitting.start(key_model, model), episodes), buffer)
 
     def learn(key: Key, i: jax.Array, fit: Fit, buffer: replay.Buffer, hyper: Hyper) -> tuple[Fit, Metrics]:
         """The i-th update of a step; i is the same for all members, so that what only some updates do costs nothing in the others."""
@@ -303,7 +319,8 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         inputs = (jnp.arange(length), jax.random.split(key_steps, (length, 3)))
         (fit, _, _, total, success), (values, actions, metrics) = jax.lax.scan(body, start, inputs)
         values = jnp.concatenate([jax.vmap(seen)(obs)[None], values])
-        buffer = replay.add(state.buffer, Episode(jnp.swapaxes(values, 0, 1), jnp.swapaxes(actions, 0, 1)))
+        episodes = Episode(jnp.swapaxes(values, 0, 1), jnp.swapaxes(actions, 0, 1))
+        fit, buffer = regard(fit, episodes), replay.add(state.buffer, episodes)
         metrics = jax.tree.map(jnp.mean, metrics)
         return State(fit, buffer), {**metrics, "episode_return": jnp.mean(total), "episode_success": jnp.mean(success.astype(jnp.float32))}
 

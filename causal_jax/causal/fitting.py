@@ -117,7 +117,7 @@ def loss(
         total, metrics = cdl.loss(key, model, params, state, *batch)
         return total, (state, metrics | {"loss_pred": metrics["loss_full"]})
     num, horizon = batch.target.shape[:2]
-    noise = imagination.draw_noise(key, model.spec, horizon, num)
+    noise = imagination.draw_noise(key, model, horizon, num)
     weights = imagination.Weights(reg, rates.commit, rates.vq)
     return imagination.loss(model, params, state, *batch, noise, weights, sparsity)
 
@@ -149,6 +149,13 @@ def free_share(spec: Spec, mean_probability: jax.Array) -> jax.Array:
     free = graphs.free_edges(spec.num_variables, spec.num_actions, spec.learn_upper, spec.learn_action)
     always = spec.num_variables + (0 if spec.learn_action else spec.num_variables * spec.num_actions)
     return (mean_probability * free.size - always) / free.sum()
+
+
+def transitions(spec: Spec, episodes: Episode) -> Batch:
+    """Every single step of whole episodes (leaves [E, ...]) as windows with H = 1, [E T, ...]."""
+    num, length = episodes.actions.shape[:2]
+    row, first = (x.ravel() for x in jnp.meshgrid(jnp.arange(num), jnp.arange(length), indexing="ij"))
+    return cut(spec, episodes, row, first, 1)
 
 
 def predict(model: Model, fit: Fit, features: jax.Array, actions: jax.Array, rows: Any = None) -> Step:
