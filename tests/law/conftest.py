@@ -55,7 +55,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS,
     "effects-authors": ("effects", {"mode": "authors", "n_per_inverse": 2, "n_warmup": 2}),
 }
 
-# Early on a whole batch has one code. Its decoder is normalised over the batch, so it has no gradient but rounding, which Adam makes steps of.
+# Early on a whole batch has one code. Its decoder is normalised over the batch: its gradient is rounding, of which Adam makes steps.
 ROUNDING_DECIDES = ("fcdl", "fcdl-offline")
 
 SLOW = ("ncd", "modular", "mlp", "gnn", "oracle-graph", "oracle-local", "nps", "grader")  # fcdl with another network: make test-slow
