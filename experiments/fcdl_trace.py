@@ -43,7 +43,7 @@ def run(data_set: int, seeds: list[int], num_updates: int = 341) -> dict[str, np
     model = fcdl.dynamics_model(env, fcdl.Config())
     episodes = fitting.Episode(jnp.asarray(arrays["states"], jnp.int8), jnp.asarray(arrays["actions"], jnp.int16))
     num_train, horizon = int(arrays["n_train_episodes"]), 3
-    rates: Any = jax.tree.map(jnp.float32, fitting.Rates())
+    rates: Any = jax.tree.map(jnp.float32, fcdl.Hyper())
     num_starts = episodes.actions.shape[1] - horizon + 1
 
     def one(seed: jax.Array) -> dict[str, jax.Array]:

@@ -24,7 +24,7 @@ from flax import struct
 from causal_jax import planning, replay, spaces
 from causal_jax.causal import cdl, dynamics, fitting, grader, imagination, measures, nps, predictors, rivals
 from causal_jax.causal.dynamics import Model
-from causal_jax.causal.fitting import Episode, Fit, Rates
+from causal_jax.causal.fitting import Episode, Fit
 from causal_jax.envs.base import Factors
 from causal_jax.fields import option, validate
 from causal_jax.types import Action, Algorithm, Env, Key, Metrics, Obs, UserError
@@ -88,8 +88,23 @@ class Config:
 
 
 @struct.dataclass
-class Hyper(Rates):
-    """Floats that may be searched: every one is a leaf that vmaps."""
+class Hyper:
+    """Floats that may be searched: every one is a leaf that vmaps; the defaults are the authors'."""
+
+    lr: float = option(1e-4, low=0.0)
+    """Adam's step size."""
+    max_grad_norm: float = option(20_000.0, above=0.0)
+    """Largest global norm of the gradient."""
+    reg: float = option(1e-3, low=0.0)
+    """Weight of the sparsity term (with sparsity "target" where it starts)."""
+    commit: float = option(0.25, low=0.0)
+    """Weight of the commitment loss."""
+    vq: float = option(1.0, low=0.0)
+    """Weight of the codebook loss, where codes are learned by gradient."""
+    edge_target: float = option(0.2, low=0.0, high=1.0)
+    """Sparsity "target": mean probability wanted of the learned edges."""
+    dual_lr: float = option(1e-2, low=0.0)
+    """Sparsity "target": step size of the logarithm of the weight."""
 
     epsilon: float = option(0.05, low=0.0, high=1.0)
     """Chance that a time step is random, one coin for all environments."""

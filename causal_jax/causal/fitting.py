@@ -14,35 +14,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
 from causal_jax import optim, replay
 from causal_jax.causal import cdl, graphs, imagination
 from causal_jax.causal.dynamics import Model, State, Step
 from causal_jax.causal.predictors import Spec
-from causal_jax.fields import option
 from causal_jax.types import Key, Metrics, Params
 
 HELD_OUT = 10  # of so many episodes the last is held out
 SPARSITIES = (*graphs.SPARSITIES, "target")
-
-
-@struct.dataclass
-class Rates:
-    """Floats of the fit; the defaults are the authors'."""
-
-    lr: float = option(1e-4, low=0.0)
-    """Adam's step size."""
-    reg: float = option(1e-3, low=0.0)
-    """Weight of the sparsity term (with sparsity "target" where it starts)."""
-    commit: float = option(0.25, low=0.0)
-    """Weight of the commitment loss."""
-    vq: float = option(1.0, low=0.0)
-    """Weight of the codebook loss, where codes are learned by gradient."""
-    edge_target: float = option(0.2, low=0.0, high=1.0)
-    """Sparsity "target": mean probability wanted of the learned edges."""
-    dual_lr: float = option(1e-2, low=0.0)
-    """Sparsity "target": step size of the logarithm of the weight."""
 
 
 class Episode(NamedTuple):
@@ -61,7 +41,7 @@ class Batch(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """What an update changes. log_reg: [] log of the sparsity weight relative to Rates.reg, moved by sparsity "target" only."""
+    """What an update changes. log_reg: [] log of the sparsity weight relative to hyper.reg, moved by sparsity "target" only."""
 
     params: Params
     model: State
@@ -72,7 +52,7 @@ class Fit(NamedTuple):
 def start(key: Key, model: Model) -> Fit:
     """A fresh model. key: consumed."""
     params, state = model.init(key)
-    return Fit(params, state, optim.adam(0.0).init(params), jnp.zeros(()))
+    return Fit(params, state, optim.adam(0.0, 1.0).init(params), jnp.zeros(()))
 
 
 def encode(spec: Spec, values: jax.Array) -> jax.Array:
@@ -110,7 +90,7 @@ def cut(spec: Spec, episodes: Episode, row: jax.Array, first: jax.Array, horizon
 
 
 def loss(
-    key: Key, model: Model, params: Params, state: State, batch: Batch, rates: Rates, sparsity: str, reg: Any
+    key: Key, model: Model, params: Params, state: State, batch: Batch, rates: Any, sparsity: str, reg: Any
 ) -> tuple[jax.Array, tuple[State, Metrics]]:
     """What one update minimises, as `imagination.loss`; CDL has its own three terms. reg: [] weight of the sparsity term. key: consumed."""
     if state.cmi is not None:
@@ -122,10 +102,10 @@ def loss(
     return imagination.loss(model, params, state, *batch, noise, weights, sparsity)
 
 
-def update(key: Key, model: Model, fit: Fit, batch: Batch, rates: Rates, sparsity: str = "mean") -> tuple[Fit, Metrics]:
+def update(key: Key, model: Model, fit: Fit, batch: Batch, rates: Any, sparsity: str = "mean") -> tuple[Fit, Metrics]:
     """One Adam step on one batch: (fit, metrics: loss_*, grad_norm, codes_used, reg_weight). key: consumed.
 
-    The authors clip the gradient's norm at 20,000; it stays below 2, so nothing is clipped here.
+    rates: lr, max_grad_norm, reg, commit, vq, and for sparsity "target" edge_target, dual_lr, as in `algorithms.fcdl.Hyper`.
     """
     automatic = sparsity == "target"
     reg = rates.reg * jnp.exp(fit.log_reg) if automatic else rates.reg
@@ -135,7 +115,7 @@ def update(key: Key, model: Model, fit: Fit, batch: Batch, rates: Rates, sparsit
         return loss(key, model, params, fit.model, batch, rates, how, reg)
 
     grads, (state, metrics) = jax.grad(objective, has_aux=True)(fit.params)
-    updates, opt = optim.adam(rates.lr).update(grads, fit.opt)
+    updates, opt = optim.adam(rates.lr, rates.max_grad_norm).update(grads, fit.opt)
     metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
     log_reg = fit.log_reg
     if automatic:
