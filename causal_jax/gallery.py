@@ -84,10 +84,14 @@ def references(loaded: Sequence[runs.Loaded]) -> dict[str, dict[str, float]]:
     max_steps = run.settings.eval_steps or runs.time_limit(run.env_params)
 
     def measure(act: Any) -> dict[str, float]:
-        def play(key: Key) -> rollout.Episode:
-            return rollout.evaluate(key, run.env, run.env_params, act, max_steps)
+        def play(key: Key, env_params: Any) -> rollout.Episode:
+            return rollout.evaluate(key, run.env, env_params, act, max_steps)
 
-        played = jax.jit(jax.vmap(play))(jax.random.split(jax.random.key(0), REFERENCE_EPISODES))
+        keys = jax.random.split(jax.random.key(0), REFERENCE_EPISODES)
+        play_all = jax.vmap(play, (0, None))
+        if run.own_worlds:  # the mean over the worlds of all members
+            play_all = jax.vmap(play_all, (None, 0))
+        played = jax.jit(play_all)(keys, loaded[0].task.env_params)
         return {"return": float(np.mean(played.total)), "success": float(np.mean(played.success))}
 
     rows = {"random": measure(lambda key, obs: space.sample(key))}

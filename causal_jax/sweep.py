@@ -25,10 +25,11 @@ import numpy as np
 
 from causal_jax import history, sweep_file, sweep_plots
 from causal_jax.algorithms import algorithm_module
+from causal_jax.envs import make
 from causal_jax.fields import suggest
 from causal_jax.page import Section, write_report
 from causal_jax.runs import Say, locked, train_run
-from causal_jax.settings import Resolved, Settings, check_resumable, read_about, resolve, write_json
+from causal_jax.settings import Resolved, Settings, check_resumable, parse_options, read_about, resolve, write_json
 from causal_jax.statistics import bootstrap_interval, mean
 from causal_jax.sweep_file import Point, Sweep
 from causal_jax.types import UserError
@@ -79,11 +80,14 @@ def _check(sweep: Sweep, base: Base) -> None:
     module = algorithm_module(settings.algorithm)
     suffixes = module.evaluations(config) if hasattr(module, "evaluations") else {"": config}
     modes = getattr(module, "EVALUATION_MODES", ("greedy", "sampled"))
-    kinds = [f"eval.{mode}{suffix}.{k}" for suffix in suffixes for mode in modes for k in ("return", "length", "success")]
+    env, env_params = make(settings.env, **parse_options(settings.env_options))
+    worlds = module.worlds(env, env_params) if hasattr(module, "worlds") else {"": env_params}
+    names = [f"{mode}{suffix}{world}" for suffix in suffixes for mode in modes for world in worlds]
+    kinds = [f"eval.{name}.{kind}" for name in names for kind in ("return", "length", "success")]
     open_ended = ("metrics.", *(("eval.model.",) if hasattr(module, "measure") else ()))
     if not sweep.metric.startswith(open_ended) and sweep.metric not in kinds:
-        names = [kind.replace(".", "/") for kind in (*kinds, "metrics.<name>")]
-        raise UserError(f"metric.name = {sweep.content['metric']['name']!r}: {suggest(sweep.metric.replace('.', '/'), names)}")
+        known = [kind.replace(".", "/") for kind in (*kinds, "metrics.<name>")]
+        raise UserError(f"metric.name = {sweep.content['metric']['name']!r}: {suggest(sweep.metric.replace('.', '/'), known)}")
 
 
 def _check_same(place: Path, about: dict[str, Any], sweep: Sweep, resume: bool) -> None:

@@ -139,7 +139,8 @@ def evaluations(config: Config) -> dict[str, Config]:
 
 def worlds(env: Any, env_params: Any) -> dict[str, Any]:
     """{suffix: params} of the worlds that are evaluated: the training world and its tests."""
-    return {"": env_params, **{f"-{name}": params for name, params in env.tests(env_params).items()}}
+    tests = env.tests(env_params) if hasattr(env, "tests") else {}
+    return {"": env_params, **{f"-{name}": params for name, params in tests.items()}}
 
 
 def dynamics_model(env: Any, config: Config) -> Model:
