@@ -54,16 +54,23 @@ def evaluator(run: Resolved) -> Callable[..., Any] | None:
     def evaluate(key: jax.Array, state: Any, task: Any) -> Any:
         results = {}
         worlds = module.worlds(run.env, task.env_params) if hasattr(module, "worlds") else {"": task.env_params}
-        for (world, env_params), (suffix, act), mode in itertools.product(worlds.items(), acts.items(), modes):
+        several = jax.tree.map(lambda *x: jnp.stack(x), *worlds.values()) if len(worlds) > 1 else None  # one program for all worlds
+        for (suffix, act), mode in itertools.product(acts.items(), modes):
             key, key_mode = jax.random.split(key)
             keys = jax.random.split(key_mode, settings.eval_episodes)
 
-            def play(key: jax.Array, act: Any = act, greedy: bool = mode == "greedy", env_params: Any = env_params) -> rollout.Episode:
+            def play(key: jax.Array, env_params: Any, act: Any = act, greedy: bool = mode == "greedy") -> rollout.Episode:
                 return rollout.evaluate(key, run.env, env_params, lambda k, obs: act(k, state, obs, greedy), max_steps)
 
-            episode = jax.tree.map(lambda x: x.astype(float).mean(), jax.vmap(play)(keys))
-            means = {"return": episode.total, "length": episode.length, "success": episode.success}
-            results[mode + suffix + world] = means
+            if len(worlds) == 1:
+                played = jax.tree.map(lambda x: x[None], jax.vmap(play, (0, None))(keys, task.env_params))
+            else:
+                played = jax.vmap(jax.vmap(play, (0, None)), (None, 0))(keys, several)
+            episode = jax.tree.map(lambda x: x.astype(float).mean(axis=1), played)
+            for i, world in enumerate(worlds):
+                results[mode + suffix + world] = {
+                    "return": episode.total[i], "length": episode.length[i], "success": episode.success[i]
+                }  # fmt: skip
         if measure is not None:
             results["model"] = measure(key, state, task)
         return results

@@ -90,8 +90,8 @@ class Options:
     members: int = 0
     """Seeds, each with its own mechanisms; default 4 (demo), 8 (chemical), 5 (drift)."""
     iterations: int = 0
-    """Updates (fast), or time steps after the random ones (full); default: the preset's."""
-    evaluations: int = 4
+    """Updates (fast), or time steps after the random ones (full); default 600 (demo), the preset's."""
+    evaluations: int = 2
     """Evaluations spread over a run."""
     episodes: int = 10
     """Episodes per evaluation and world."""
@@ -238,6 +238,7 @@ def main(options: Options) -> None:
         envs=options.envs or (("chemical-full-fork",) if small else ENVS[options.what]),
         methods=options.methods or (("FCDL", "NCD") if small else tuple(METHODS)),
         members=options.members or {"demo": 4, "chemical": 8, "drift": 5}[options.what],
+        iterations=options.iterations or (600 if small else 0),
     )
     (demo if small else study)(filled)
 

@@ -82,16 +82,23 @@ def in_test_worlds(key: Key, env: Any, model: Model, fit: Fit, buffer: replay.Bu
     batch, real = rows_of_tests(key_rows, env, model, buffer)
     clean, _ = model.step(fit.params, None, fit.model, batch.obs, batch.actions[:, 0], None)
     truth = jax.vmap(env.local_graph)(batch.obs, batch.actions[:, 0])
-    worlds, metrics = env.tests(env_params), {}
-    for key_world, (name, params) in zip(jax.random.split(key_noise, max(len(worlds), 1)), worlds.items(), strict=False):
-        seen = jax.vmap(env.disturb, (0, 0, None))(jax.random.split(key_world, real.shape[0]), batch.obs, params)
+    worlds = env.tests(env_params)
+    if not worlds:
+        return {}
+
+    def measure(key: Key, params: Any) -> Metrics:
+        seen = jax.vmap(env.disturb, (0, 0, None))(jax.random.split(key, real.shape[0]), batch.obs, params)
         step, _ = model.step(fit.params, None, fit.model, seen, batch.actions[:, 0], None)
         counted = real[:, None] & env.counted(params)
         right = accuracy(model, step.output, batch.target[:, 0])
-        metrics[f"accuracy_{name}"] = jnp.sum(right * counted) / jnp.maximum(jnp.sum(counted), 1)
-        metrics |= {f"{score}_{name}": _mean(x, real) for score, x in agreement(model, step, truth).items()}
+        found = {"accuracy": jnp.sum(right * counted) / jnp.maximum(jnp.sum(counted), 1)}
+        found |= {name: _mean(score, real) for name, score in agreement(model, step, truth).items()}
         if model.spec.learns_graph and step.edges is not None and clean.edges is not None:
-            metrics[f"graph_kept_{name}"] = _mean(jnp.all(step.edges == clean.edges, axis=(1, 2)).astype(jnp.float32), real)
+            found["graph_kept"] = _mean(jnp.all(step.edges == clean.edges, axis=(1, 2)).astype(jnp.float32), real)
         if step.code is not None and clean.code is not None:
-            metrics[f"code_kept_{name}"] = _mean((step.code == clean.code).astype(jnp.float32), real)
-    return metrics
+            found["code_kept"] = _mean((step.code == clean.code).astype(jnp.float32), real)
+        return found
+
+    several = jax.tree.map(lambda *x: jnp.stack(x), *worlds.values())
+    results = jax.lax.map(lambda x: measure(*x), (jax.random.split(key_noise, len(worlds)), several))  # one program for all worlds
+    return {f"{name}_{world}": x[i] for name, x in results.items() for i, world in enumerate(worlds)}
