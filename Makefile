@@ -40,8 +40,8 @@ typecheck: setup
 bench: setup              ## speed against peers, a results file per device
 	$(BIN)/python -m experiments.benchmarks $(ARGS)
 
-notebook: setup           ## run the notebook from top to bottom
-	$(BIN)/jupyter execute --inplace experiments/notebooks/cee_maze.ipynb
+notebook: setup           ## run the notebooks from top to bottom
+	$(BIN)/jupyter execute --inplace experiments/notebooks/*.ipynb
 
 lock:                     ## upgrade: resolve pyproject.toml anew into requirements.lock
 	$(PYTHON) -m venv --clear .venv-lock

@@ -64,7 +64,9 @@ class Step(NamedTuple):
 class Noise(NamedTuple):
     """Draws of one training step: edges, what the model's `draw` gave, and state [B, N, C], Gumbel or standard normal.
 
-    edges: [B, N, S] logistic where a graph is sampled, [B, N, S + R] Gumbel for NPS, the mask itself for CDL, else None.
+    edges: [B, N, S] logistic where a graph is sampled (0 where an edge is not learned), [B, N, S + R] Gumbel for NPS, the mask itself for
+
+    CDL, else None.
     """
 
     edges: Any
@@ -208,7 +210,8 @@ def build(spec: Spec, truth: Callable[[jax.Array, jax.Array], jax.Array] | None 
         return result._replace(output=predictors.predict(params, first, label), edges=edges), state
 
     def draw(key: Key, lead: tuple[int, ...]) -> jax.Array:
-        return graphs.logistic_noise(key, (*lead, spec.num_variables, spec.num_sources))
+        free = _free(spec)  # noise cannot move the other edges
+        return graphs.spread(graphs.logistic_noise(key, (*lead, int(free.sum()))), free)
 
     return Model(spec, init, prepare, step, draw if networks else None)
 

@@ -40,10 +40,15 @@ def place(free_logits: Float[Array, "*b E"], free: Bool[np.ndarray, "N S"]) -> L
     always = np.eye(num_variables, num_sources, dtype=bool)
     always[:, num_variables:] = True
     fixed = np.where(free, 0.0, np.where(always, FIXED, -FIXED)).astype(np.float32)
+    return spread(free_logits, free) + fixed
+
+
+def spread(values: Float[Array, "*b E"], free: Bool[np.ndarray, "N S"]) -> Logits:
+    """Numbers of the E free edges in row-major order -> [..., N, S], 0 for the others. free: `free_edges`."""
     # A product with a permutation is exact and has a cheap gradient; a scatter has neither on every device.
     position = np.eye(free.size, dtype=np.float32)[np.flatnonzero(free)]
-    flat = jnp.matmul(free_logits, position, precision=jax.lax.Precision.HIGHEST)
-    return flat.reshape(*free_logits.shape[:-1], *free.shape) + fixed
+    flat = jnp.matmul(values, position, precision=jax.lax.Precision.HIGHEST)
+    return flat.reshape(*values.shape[:-1], *free.shape)
 
 
 def logistic_noise(key: Key, shape: tuple[int, ...]) -> Float[Array, "*n"]:

@@ -152,8 +152,9 @@ def layer_tables(params: Params, layer: jax.Array, obs: jax.Array | None = None)
     weight, bias, n = params["state_w"], params["state_b"], params["state_w"].shape[0]
     if obs is not None:
         weight = jnp.einsum("ic,icf->if", obs, weight)[:, None]
-    state = (weight, bias, layer[:, :n])
-    return Tables(tables.table(*state), tables.slope(*state), tables.table(params["action_w"], params["action_b"], layer[:, n:]))
+    of_state, of_action = jax.lax.split(layer, (n, layer.shape[1] - n), axis=1)  # slices would add two padded gradients
+    state = (weight, bias, of_state)
+    return Tables(tables.table(*state), tables.slope(*state), tables.table(params["action_w"], params["action_b"], of_action))
 
 
 def first_layer(layer: jax.Array, features: jax.Array, edges: jax.Array) -> jax.Array:
@@ -190,7 +191,8 @@ def outputs(params: Params, x: jax.Array) -> jax.Array:
     while f"gen_w{i}" in params:
         x = jax.nn.relu(jnp.einsum("nbf,nfo->nbo", x, params[f"gen_w{i}"]) + params[f"gen_b{i}"][:, None])
         i += 1
-    return jnp.einsum("nbf,nfo->bno", x, params["out_w"]) + params["out_b"]
+    # asked for as bno, the product would first transpose x, which costs more than the product
+    return jnp.swapaxes(jnp.matmul(x, params["out_w"]), 0, 1) + params["out_b"]
 
 
 def fixed_graph(spec: Spec) -> jax.Array:

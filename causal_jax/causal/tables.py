@@ -24,14 +24,23 @@ Slope = Float[Array, "J I C C O"]
 
 def table(weight: Float[Array, "I C F"], bias: Float[Array, "I F"], layer: Float[Array, "J I F O"]) -> Table:
     """Row [j, i, c]: relu(W_i[c] + b_i) V_ji, what source i in state c adds to the layer of target j."""
-    return jnp.einsum("icf,jifo->jico", jax.nn.relu(weight + bias[:, None]), layer)
+    return _through(jax.nn.relu(weight + bias[:, None]), layer)
 
 
 def slope(weight: Float[Array, "I C F"], bias: Float[Array, "I F"], layer: Float[Array, "J I F O"]) -> Slope:
     """Row [j, i, c, c']: the derivative by x_i[c'] of what source i adds to the layer of target j, at x_i = one-hot(c). No gradient."""
     weight, bias, layer = jax.lax.stop_gradient((weight, bias, layer))
     passes = (weight + bias[:, None] > 0).astype(weight.dtype)
-    return jnp.einsum("icf,ief,jifo->jiceo", passes, weight, layer)
+    rows = passes[:, :, None] * weight[:, None]
+    return _through(rows.reshape(rows.shape[0], -1, rows.shape[-1]), layer).reshape(*layer.shape[:2], *rows.shape[1:3], -1)
+
+
+def _through(rows: jax.Array, layer: jax.Array) -> jax.Array:
+    """Rows [I, R, F] of every source through its part of the layer [J, I, F, O]: -> [J, I, R, O].
+
+    A product for every (j, i): as one product for every i, forward and backward would transpose the layer, which costs more than they do.
+    """
+    return jnp.matmul(jnp.broadcast_to(rows, (layer.shape[0], *rows.shape)), layer)
 
 
 @jax.custom_vjp
@@ -61,11 +70,13 @@ def _forward(mask: jax.Array, x: jax.Array, table: jax.Array, slope: jax.Array) 
 def _backward(saved: Any, d: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     mask, x, chosen, table, slope = saved
     num_choices = x.shape[-1]
+    by_source = (*mask.shape[1:], num_choices, -1, mask.shape[0])  # samples come last: what is summed below runs over whole rows of them
+    selected, one_hot = jnp.moveaxis(chosen, 0, -1).reshape(by_source), jnp.moveaxis(x, 0, -1)
     d_table = jnp.einsum("bjk,jbo->jko", chosen, d).reshape(table.shape)
-    d_mask = jnp.einsum("jbo,jko->bjk", d, _flat(table)).reshape(*mask.shape, num_choices)
-    d_x = jnp.einsum("jbo,jko->bjk", d, _flat(slope)).reshape(*mask.shape, num_choices, num_choices)
-    d_x = jnp.sum(d_x * chosen.reshape(*mask.shape, num_choices, 1), axis=(1, 3))
-    return jnp.sum(d_mask * x[:, None], axis=-1), d_x, d_table, None
+    d_mask = jnp.einsum("jbo,jko->jkb", d, _flat(table)).reshape(by_source)[:, :, :, 0]
+    d_x = jnp.einsum("jbo,jko->jkb", d, _flat(slope)).reshape(by_source)
+    d_mask, d_x = jnp.sum(d_mask * one_hot, axis=2), jnp.sum(d_x * selected, axis=(0, 2))
+    return jnp.moveaxis(d_mask, -1, 0), jnp.moveaxis(d_x, -1, 0), d_table, None
 
 
 masked_rows.defvjp(_forward, _backward)

@@ -68,6 +68,12 @@ class Sizes:
     """Environment steps of each."""
     chunks: int = 10_000
     """Chunks of the run over which the memory of the host is measured."""
+    model: str = "fcdl"
+    """Dynamics model: which one (see algorithms/fcdl.py)."""
+    width: int = 128
+    """Dynamics model: hidden layers."""
+    batch_size: int = 256
+    """Dynamics model: windows of an update."""
 
     @property
     def config(self) -> ppo.Config:
@@ -118,9 +124,9 @@ def make_flat(env: str) -> tuple[Any, Any]:
     return (world, params) if len(world.observation_space(params).shape) == 1 else (Flat(world), params)
 
 
-def env_rate(env: str, sizes: Sizes, parallel: int = 0, env_steps: int = 0) -> Callable[[], float]:
+def env_rate(env: str, sizes: Sizes, parallel: int = 0, env_steps: int = 0, **options: Any) -> Callable[[], float]:
     """A measurement of an environment alone: steps/s of jit(vmap(scan)) with uniformly random actions and auto-reset."""
-    world, params = make(env)
+    world, params = make(env, **options)
     space = world.action_space(params)
     parallel, env_steps = parallel or sizes.parallel, env_steps or sizes.env_steps
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 
+import jax
 import numpy as np
 import pytest
 
-from causal_jax.types import UserError
-from experiments.benchmarks import measure, sweeps
+from causal_jax.types import Algorithm, UserError
+from experiments.benchmarks import dynamics, measure, sweeps
 from experiments.benchmarks.__main__ import Options, run
-from experiments.benchmarks.speed import Sizes
+from experiments.benchmarks.speed import Sizes, env_rate
 
 TINY = Sizes(
     rounds=2, parallel=2, env_steps=3, members=2, num_envs=2, num_steps=4, num_epochs=1, num_minibatches=1, hidden=(4,), updates=1,
-    environments=(1, 4),
+    environments=(1, 4), model="oracle-graph", width=4, batch_size=4,
 )  # fmt: skip
 
 
@@ -106,3 +108,76 @@ def test_sweep_adds_up_the_runs_and_compares_their_members(monkeypatch):
     assert words[words.index("--steps") + 1] == "64"
     assert "--hyper.lr=0.0001" in words
     assert "--log" not in words
+
+
+def test_cpu_time_is_that_of_the_contestant():
+    def busy():
+        end = time.process_time() + 0.05
+        while time.process_time() < end:
+            pass
+        return 3.0
+
+    contestants, spent = measure.with_cpu_time({"busy": busy, "asleep": lambda: time.sleep(0.05) or 4.0})
+    assert measure.alternate(contestants, 2) == {"busy": [3.0, 3.0], "asleep": [4.0, 4.0]}
+    assert len(spent["busy"]) == len(spent["asleep"]) == 2
+    assert min(spent["busy"]) >= 0.05
+    assert sum(spent["asleep"]) < sum(spent["busy"])
+
+
+def test_an_update_and_a_plan_are_measured():
+    """Real programs, of a model that compiles fast."""
+    contestants = dynamics.contestants_of(TINY, True)
+    assert list(contestants) == ["an update, table rows", "a CEM call, table rows"]
+    for measured in contestants.values():
+        assert 0 < measured() < 60
+
+
+def test_figures_of_learning_are_per_update_and_per_plan(monkeypatch):
+    def contestants_of(sizes, table_rows):
+        what = "table rows" if table_rows else "plain"
+        return {f"an update, {what}": lambda: 0.01 if table_rows else 0.03, f"a CEM call, {what}": lambda: 0.05}
+
+    monkeypatch.setattr(dynamics, "contestants_of", contestants_of)
+    monkeypatch.setattr(dynamics, "compile_seconds", lambda sizes: (20.0, 10.0))
+    monkeypatch.setattr(dynamics, "with_cpu_time", lambda contestants: (contestants, {label: [5.0, 5.0] for label in contestants}))
+    told = dynamics.learning(TINY)
+    medians = {row["label"]: row["median"] for row in told["rows"]}
+    assert medians["an update, plain"] == 0.03
+    assert medians["an update, plain, CPU time"] == 5.0 / 25  # an episode's updates in a measurement
+    assert medians["a CEM call, table rows, CPU time"] == 5.0
+    assert medians["compile the online step, CPU time"] == 10.0
+    assert [ratio["met"] for ratio in told["ratios"]] == [True, False, True, None, None]
+
+
+def test_compilation_is_of_the_step_and_leaves_the_cache_as_it_was(monkeypatch):
+    seen = []
+
+    def step(key, state, hyper, task):
+        seen.append(jax.config.jax_enable_compilation_cache)
+        return state + 1, {}
+
+    monkeypatch.setattr(
+        dynamics.fcdl, "build", lambda env, params, config: Algorithm(lambda key, hyper, task: jax.numpy.zeros(2), step, None)
+    )
+    before = jax.config.jax_enable_compilation_cache
+    seconds, cpu = dynamics.compile_seconds(TINY)
+    assert seconds > 0
+    assert cpu > 0
+    assert seen == [False]
+    assert jax.config.jax_enable_compilation_cache == before
+
+
+def test_environments_alone_are_told_by_the_clock_and_by_cpu_time(monkeypatch):
+    assert env_rate("magnetic", TINY, physics="closed")() > 0  # a real one
+    asked = []
+
+    def fake(name, sizes, parallel=0, **options):
+        asked.append((name, parallel, options))
+        return lambda: 1e5
+
+    monkeypatch.setattr(dynamics, "env_rate", fake)
+    monkeypatch.setattr(dynamics, "with_cpu_time", lambda contestants: (contestants, {label: [0.5, 0.5] for label in contestants}))
+    told = dynamics.environments(TINY)
+    assert asked[2:] == [("magnetic", 2, {"physics": "mjx"}), ("magnetic", 2, {"physics": "closed"})]
+    assert [row["median"] for row in told["rows"]] == [1e5] * 4 + [2 * 3 / 0.5] * 4
+    assert [ratio["met"] for ratio in told["ratios"]] == [False, False, True]

@@ -118,6 +118,16 @@ def test_fixed_edges_are_certain_and_the_others_free() -> None:  # M2
     assert np.all((np.asarray(probability)[:, free] > 0) & (np.asarray(probability)[:, free] < 1))
 
 
+def test_edges_that_are_not_learned_get_no_noise() -> None:
+    net = dynamics.build(dataclasses.replace(SPEC, learn_upper=True))
+    free = graphs.free_edges(N, learn_upper=True)
+    noise = imagination.draw_noise(KEY, net, H, 200).edges
+    assert noise.shape == (H, 200, N, N + 1)
+    assert not np.any(noise[..., ~free])
+    assert 0.45 < np.mean(noise[..., free] > 0) < 0.55
+    assert len(np.unique(noise[..., free])) > 0.99 * noise[..., free].size  # every edge of every sample has its own
+
+
 def test_losses_at_the_start() -> None:  # M3, M4, at the authors' size
     net = dynamics.build(predictors.Spec())
     params, state = net.init(KEY)

@@ -19,6 +19,9 @@ def test_free_edges_in_row_major_order() -> None:
     np.testing.assert_array_equal(logits[0], [100.0, -100.0, -100.0, -100.0, 100.0])
     assert graphs.free_edges(4, 3, learn_upper=True, learn_action=True).sum() == 4 * (4 + 3 - 1)
     assert graphs.free_edges(4, 1, learn_upper=True).sum() == 12
+    spread = graphs.spread(jnp.arange(1.0, 7.0), free)
+    np.testing.assert_array_equal(spread[free], jnp.arange(1.0, 7.0))
+    assert not np.any(spread[~free])
     grads = jax.grad(lambda x: jnp.sum(graphs.place(x, free)))(jnp.zeros((2, 6)))
     np.testing.assert_array_equal(grads, np.ones((2, 6)))
 
