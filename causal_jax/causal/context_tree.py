@@ -17,18 +17,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from causal_jax.causal.codebook import Codebook
 from causal_jax.types import Key
 
 DECAY, MARGIN, LEAST = 0.99, 1.1, 1e-6
 
 
 class Tree(NamedTuple):
-    """asked: int [J], the input that a node asks. counts [J, F + 1], sums [J, F + 1, D]: of the embeddings that came by and said yes to
+    """codes: [K, D], the mean embedding of every leaf, 0 where nothing came. asked: int [J], the input that a node asks. counts [J, F + 1],
 
-    each input, running; the last column counts all that came by.
+    sums [J, F + 1, D]: of the embeddings that came by and said yes to each input, running; the last column counts all that came by.
     """
 
+    codes: Float[Array, "K D"]
     asked: Int[Array, "J"]
     counts: Float[Array, "J F1"]
     sums: Float[Array, "J F1 D"]
@@ -38,7 +38,7 @@ def init(key: Key, num_inputs: int, num_leaves: int, dim: int) -> Tree:
     """Nodes that ask something random and have seen nothing. num_leaves: K = J + 1, a power of two, at least 2. key: consumed."""
     nodes = num_leaves - 1
     asked = jax.random.randint(key, (nodes,), 0, num_inputs)
-    return Tree(asked, jnp.zeros((nodes, num_inputs + 1)), jnp.zeros((nodes, num_inputs + 1, dim)))
+    return Tree(jnp.zeros((num_leaves, dim)), asked, jnp.zeros((nodes, num_inputs + 1)), jnp.zeros((nodes, num_inputs + 1, dim)))
 
 
 def descend(tree: Tree, x: Float[Array, "B F"]) -> tuple[Float[Array, "B J"], Float[Array, "B K"]]:
@@ -68,19 +68,12 @@ def gains(tree: Tree) -> Float[Array, "J F"]:
     return jnp.where((yes > LEAST) & (no > LEAST), gain, 0.0)
 
 
-def codes(tree: Tree) -> Codebook:
-    """The mean embedding of every leaf, and its running count and sum; of a leaf that nothing reaches 0."""
-    yes, mean_yes, no, mean_no = (jnp.stack([x[j, f] for j, f in _bottom(tree)]) for x in _sides(tree))
-    count, mean = (jnp.stack(pair, axis=1).reshape(-1, *pair[0].shape[1:]) for pair in ((no, yes), (mean_no, mean_yes)))
-    reached = count > LEAST
-    count, mean = jnp.where(reached, count, 0.0), jnp.where(reached[:, None], mean, 0.0)
-    return Codebook(mean, count, count[:, None] * mean)
-
-
-def _bottom(tree: Tree) -> list[tuple[int, jax.Array]]:
-    """The nodes above the leaves and what they ask."""
-    nodes = tree.asked.shape[0]
-    return [(j, tree.asked[j]) for j in range(nodes // 2, nodes)]
+def with_codes(tree: Tree) -> Tree:
+    """The tree with the codes that follow from its counts and sums."""
+    above = jnp.arange(tree.asked.shape[0] // 2, tree.asked.shape[0])  # the nodes above the leaves
+    yes, mean_yes, no, mean_no = (x[above, tree.asked[above]] for x in _sides(tree))
+    count, mean = jnp.stack([no, yes], axis=1).ravel(), jnp.stack([mean_no, mean_yes], axis=1).reshape(tree.codes.shape)
+    return tree._replace(codes=jnp.where(count[:, None] > LEAST, mean, 0.0))
 
 
 def update(tree: Tree, x: Float[Array, "B F"], h: Float[Array, "B D"]) -> Tree:
@@ -91,7 +84,7 @@ def update(tree: Tree, x: Float[Array, "B F"], h: Float[Array, "B D"]) -> Tree:
     exact = jax.lax.Precision.HIGHEST
     counts = DECAY * tree.counts + (1.0 - DECAY) * jnp.einsum("bj,bf->jf", here, said, precision=exact)
     sums = DECAY * tree.sums + (1.0 - DECAY) * jnp.einsum("bjd,bf->jfd", here[..., None] * h[:, None], said, precision=exact)
-    grown = Tree(tree.asked, counts, sums)
+    grown = tree._replace(counts=counts, sums=sums)
     gain = gains(grown)
     now = jnp.take_along_axis(gain, tree.asked[:, None], axis=1)[:, 0]
-    return grown._replace(asked=jnp.where(jnp.max(gain, axis=1) > MARGIN * now, jnp.argmax(gain, axis=1), tree.asked))
+    return with_codes(grown._replace(asked=jnp.where(jnp.max(gain, axis=1) > MARGIN * now, jnp.argmax(gain, axis=1), tree.asked)))

@@ -24,22 +24,22 @@ import jax.numpy as jnp
 
 from causal_jax.causal import codebook, context_tree, graphs, predictors
 from causal_jax.causal.codebook import Codebook
+from causal_jax.causal.context_tree import Tree
 from causal_jax.causal.predictors import Spec
 from causal_jax.networks import NormStats, batch_norm, norm_stats, uniform
 from causal_jax.types import Key, Params, UserError
 
 
 class State(NamedTuple):
-    """What training moves without gradients: batch normalisation statistics by layer name, the codebook, CDL's running CMI [N, S] in nats,
+    """What training moves without gradients: batch normalisation statistics by layer name, the codebook or the tree in its place,
 
-    GRADER's `grader.Evidence`, the tree that tells contexts (None where a model has none).
+    CDL's running CMI [N, S] in nats, GRADER's `grader.Evidence` (None where a model has none).
     """
 
     norms: dict[str, NormStats]
-    book: Codebook | None
+    book: Codebook | Tree | None
     cmi: Any = None
     evidence: Any = None
-    tree: context_tree.Tree | None = None
 
 
 class Rows(NamedTuple):
@@ -156,7 +156,8 @@ def build(spec: Spec, truth: Callable[[jax.Array, jax.Array], jax.Array] | None 
 
     def init(key: Key) -> tuple[Params, State]:
         key_predictors, key_book, *keys = jax.random.split(key, 2 + len(networks))
-        params, book, tree = predictors.init(key_predictors, spec), None, None
+        params = predictors.init(key_predictors, spec)
+        book: Codebook | Tree | None = None
         norms: dict[str, NormStats] = {}
         for key, (prefix, sizes) in zip(keys, networks.items(), strict=True):
             more, statistics = _init_normalised(key, prefix, *sizes)
@@ -164,13 +165,12 @@ def build(spec: Spec, truth: Callable[[jax.Array, jax.Array], jax.Array] | None 
         if networks:
             params["enc_fc0_w"] = params["enc_fc0_w"].reshape(spec.num_sources, spec.width, -1)
         if grows_tree:
-            tree = context_tree.init(key_book, spec.num_variables * spec.variable_size + spec.action_size, spec.num_codes, spec.code_dim)
-            book = context_tree.codes(tree)
+            book = context_tree.init(key_book, spec.num_variables * spec.variable_size + spec.action_size, spec.num_codes, spec.code_dim)
         elif vector_quantised and spec.ema:
             book = codebook.init(key_book, spec.num_codes, spec.code_dim)
         elif vector_quantised:
             params["codebook"] = jax.random.uniform(key_book, (spec.num_codes, spec.code_dim))
-        return params, State(norms, book, tree=tree)
+        return params, State(norms, book)
 
     def prepare(params: Params, obs: jax.Array | None = None) -> Rows | None:
         if not use_rows:
@@ -184,18 +184,18 @@ def build(spec: Spec, truth: Callable[[jax.Array, jax.Array], jax.Array] | None 
         if not vector_quantised:
             return graphs.place(h, _free(spec)), Step(h), State(norms, None)
         codes = params["codebook"] if state.book is None else state.book.codes
-        if state.tree is None:
-            code = jax.vmap(codebook.nearest, (None, 0))(codes, h)
+        book = state.book
+        if isinstance(book, Tree):
+            code = jnp.argmax(context_tree.descend(book, inputs)[1], axis=-1).astype(jnp.int32)
         else:
-            code = jnp.argmax(context_tree.descend(state.tree, inputs)[1], axis=-1).astype(jnp.int32)
-        q, book, tree = codes[code], state.book, state.tree
-        if train and tree is not None:
-            tree = context_tree.update(tree, inputs, h)
-            book = context_tree.codes(tree)
+            code = jax.vmap(codebook.nearest, (None, 0))(codes, h)
+        q = codes[code]
+        if train and isinstance(book, Tree):
+            book = context_tree.update(book, inputs, h)
         elif train and book is not None:
             book = move_codes(book, h, code)
         logits, norms = decode(params, norms, spec, codebook.straight_through(h, q), train)
-        return logits, Step(h, h=h, q=q, code=code), State(norms, book, tree=tree)
+        return logits, Step(h, h=h, q=q, code=code), State(norms, book)
 
     def step(params: Params, rows: Rows | None, state: State, obs: jax.Array, action: jax.Array, noise: Noise | None) -> tuple[Step, State]:
         real_action = jax.nn.one_hot(action, spec.action_size)[:, None] if spec.discrete else action

@@ -176,7 +176,7 @@ def test_run_json_of_a_program_says_all():
         del old["settings"][name]
     del old["config"]["normalize_obs"]
     check_resumable(resolve(Settings(env="maze-n2")), old)  # a run from before these settings and this field were
-    config = algorithm_module("ppo").Config(normalize_obs=True)
+    config = ppo.Config(normalize_obs=True)
     with pytest.raises(UserError, match="normalize_obs = True: the run in .* has False"):
         check_resumable(resolve(Settings(env="maze-n2"), config), old)
 
