@@ -66,3 +66,16 @@ def test_it_finds_what_matters_and_forgets() -> None:
 def test_bad_specs_are_named(fields: dict[str, object], word: str) -> None:
     with pytest.raises(UserError, match=word):
         dynamics.build(predictors.Spec(**{"contexts": "tree", **fields}))  # type: ignore[arg-type]
+
+
+def test_one_program_for_many_trees() -> None:
+    """Members of a population: vmap over trees, inputs and embeddings equals a loop; nothing here has a gradient."""
+    keys = jax.random.split(jax.random.key(3), 2)
+    trees = jax.vmap(lambda key: context_tree.init(key, 6, 4, 2))(keys)
+    x = jax.random.bernoulli(jax.random.key(4), 0.5, (2, 32, 6)).astype(jnp.float32)
+    h = jax.random.normal(jax.random.key(5), (2, 32, 2))
+    together = jax.vmap(context_tree.update)(trees, x, h)
+    for m in range(2):
+        alone = context_tree.update(*jax.tree.map(lambda leaf, m=m: leaf[m], (trees, x, h)))
+        jax.tree.map(lambda got, want, m=m: np.testing.assert_allclose(got[m], want, rtol=1e-5, atol=1e-7), together, alone)
+    assert not np.any(jax.grad(lambda h: jnp.sum(context_tree.update(alone, x[0], h).codes))(h[0]))
