@@ -255,14 +255,16 @@ def codes_picture(results: dict[str, Any], path: Path) -> Path:
                     continue
                 x, value, low, high = np.asarray(rows).T
                 bars = np.abs([value - low, high - value])
-                look: Any = {"color": plots.PALETTE[k], "marker": "o", "markersize": 4, "capsize": 2}
-                handles[names[k]] = axes.errorbar(x, value, bars, **look)
+                look: Any = {"color": plots.PALETTE[k], "marker": "o", "markersize": 4, "capsize": 2, "elinewidth": 1.0}
+                handles[names[k]] = axes.errorbar(x * 1.04 ** (k - 1.5), value, bars, **look)
                 if title == "return":
                     known = np.asarray([(size, row[k - 1]) for size, row in PUBLISHED.items()])
                     (handles["published"],) = axes.plot(*known.T, color=plots.PALETTE[k], marker="x", linestyle=":", linewidth=1.0)
             axes.set_xscale("log", base=2)
-            axes.set_xticks(sizes, labels=map(str, sizes))
-        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=5)
+            ticks = sorted({*sizes, *PUBLISHED}) if title == "return" else sizes
+            axes.set_xticks(ticks, labels=map(str, ticks))
+        shown = {name: handles[name] for name in (*names, "published") if name in handles}
+        figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=5)
     return path
 
 
@@ -281,7 +283,14 @@ def transfer_picture(results: dict[str, Any], path: Path) -> Path:
             for k, label in enumerate(label for label in METHODS if label in results):
                 worlds = results[label]["worlds"][n]
                 value, low, high = np.asarray([worlds[name][quantity]["estimate"] for name in SCALES]).T
-                look: Any = {"color": plots.PALETTE[k], "marker": "o", "markersize": 4, "capsize": 2, "linestyle": plots.LINES[k]}
+                look: Any = {
+                    "color": plots.PALETTE[k],
+                    "marker": "o",
+                    "markersize": 4,
+                    "capsize": 2,
+                    "elinewidth": 1.0,
+                    "linestyle": plots.LINES[k],
+                }
                 at = np.arange(len(SCALES)) + 0.08 * (k - 1)
                 handles[label] = axes.errorbar(at, value, np.abs([value - low, high - value]), **look)
             axes.set_xticks(range(len(SCALES)), labels=list(SCALES), rotation=30)

@@ -192,7 +192,7 @@ def build(spec: Spec, truth: Callable[[jax.Array, jax.Array], jax.Array] | None 
         q = codes[code]
         if train and isinstance(book, Tree):
             book = context_tree.update(book, inputs, h)
-        elif train and book is not None:
+        elif train and isinstance(book, Codebook):
             book = move_codes(book, h, code)
         logits, norms = decode(params, norms, spec, codebook.straight_through(h, q), train)
         return logits, Step(h, h=h, q=q, code=code), State(norms, book)
