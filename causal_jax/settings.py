@@ -227,10 +227,11 @@ def read_about(folder: Path, name: str = "run.json") -> dict[str, Any]:
 def check_resumable(run: Resolved, about: dict[str, Any]) -> None:
     """Raises: UserError naming the first field in which a run differs from the folder it should continue."""
     now = json.loads(json.dumps(describe(run)))
-    defaults = json.loads(json.dumps(dataclasses.asdict(Settings())))  # of settings that are younger than the run
+    defaults = {"settings": Settings(), "config": type(run.config)(), "hyper": None}  # of fields that are younger than the run
+    defaults = json.loads(json.dumps({part: dataclasses.asdict(values) if values else {} for part, values in defaults.items()}))
     for part in ("settings", "config", "hyper"):
         for field, value in now[part].items():
-            before = about[part].get(field, defaults.get(field) if part == "settings" else None)
+            before = about[part].get(field, defaults[part].get(field))
             if value != before and not (part == "settings" and field in MAY_CHANGE):
                 raise UserError(f"{field} = {value}: the run in {run.folder} has {before}; resume with the same, or choose another --name")
 

@@ -99,8 +99,13 @@ class Options:
     """Where the run folders go."""
 
 
-def settings_of(options: Options, env: str, label: str, **fields: Any) -> tuple[Settings, fcdl.Config, fcdl.Hyper]:
-    """The run of one method on one environment; fields: of its Config, over the preset's."""
+def settings_of(
+    options: Options, env: str, label: str, rates: dict[str, float] | None = None, **fields: Any
+) -> tuple[Settings, fcdl.Config, fcdl.Hyper]:
+    """The run of one method (FCDL for a label that names none) on one environment.
+
+    rates, fields: of its Hyper and its Config, over the preset's.
+    """
     config_fields, hyper_fields, iterations = PRESETS[options.preset]
     name = METHODS.get(label, "fcdl")
     config = fcdl.Config(**{**ALGORITHMS[name].preset, **config_fields, **fields})
@@ -109,7 +114,7 @@ def settings_of(options: Options, env: str, label: str, **fields: Any) -> tuple[
         algorithm=name, env=env, members=options.members, steps=iterations * config.num_envs, evaluations=options.evaluations,
         eval_episodes=options.episodes, name=f"{env}-{options.preset}-{label.lower()}", folder=options.folder,
     )  # fmt: skip
-    return settings, config, fcdl.Hyper(**hyper_fields)
+    return settings, config, fcdl.Hyper(**{**hyper_fields, **(rates or {})})
 
 
 def train(options: Options, env: str, label: str) -> Path:
@@ -229,7 +234,7 @@ def demo(options: Options) -> None:
 def main(options: Options) -> None:
     """Fill in the defaults and run."""
     if options.what == "table":
-        for path in sorted(RESULTS.glob("fcdl_*_*.json")):
+        for path in sorted(path for preset in PRESETS for path in RESULTS.glob(f"fcdl_*_{preset}.json")):
             print(f"\n{path.name}{table(path)}")
         return
     small = options.what == "demo"

@@ -71,6 +71,8 @@ class Config:
     """K, size of the codebook."""
     code_dim: int = option(16, low=1)
     """D, length of a code."""
+    contexts: str = option("vq", choices=predictors.CONTEXTS)
+    """What a code of the model "fcdl" is: its own quantised embedding, a k-means cluster of it, or the leaf of a decision tree (ours)."""
     ema: bool = True
     """Codes by moving averages (authors), or by gradient (the paper's formula)."""
     label: str = option("auto", choices=("auto", "yes", "no"))
@@ -150,8 +152,8 @@ def dynamics_model(env: Any, config: Config) -> Model:
     spec = predictors.Spec(
         **factors._asdict(), width=config.width, num_hidden=config.num_hidden, adjacency=ADJACENCY.get(config.model, "full"), label=label,
         encoder_hidden=(config.width,) * 2 if config.model == "ncd" else (config.width, max(config.width // 2, 1)),
-        num_codes=config.num_codes, code_dim=config.code_dim, ema=config.ema, learn_std=config.learn_std, learn_upper=config.learn_upper,
-        learn_action=config.learn_action, table_rows=config.table_rows,
+        num_codes=config.num_codes, code_dim=config.code_dim, contexts=config.contexts, ema=config.ema, learn_std=config.learn_std,
+        learn_upper=config.learn_upper, learn_action=config.learn_action, table_rows=config.table_rows,
     )  # fmt: skip
     if config.model == "mlp":
         return rivals.dense(spec, config.hidden)

@@ -3,6 +3,7 @@
 The moving average is FCDL's (arXiv 2406.03234; authors' nearest_embed.py), whose bookkeeping revives codes although nothing is ever reset:
 an unused code counts as used once with a sum of zero, so its entry is e_k(0) 0.99^t / (1 - 0.99^t). It starts about 100 times too far away,
 passes through the cloud of embeddings after some 70 to 120 updates and is captured. One code in use at the start is normal.
+`kmeans_update` is the alternative (ours, `Spec.contexts="kmeans"`): mini-batch k-means, where unused codes are put on embeddings instead.
 The gradient codebook is the paper's formula (`codebook_loss`, entries uniform in [0, 1)); the authors' released settings use the average.
 Written for one embedding, except the update and the usage, which need the batch.
 """
@@ -73,6 +74,27 @@ def ema_update(book: Codebook, h: Float[Array, "B D"], code: Int[Array, "B"], de
     everything = jnp.sum(count)
     smoothed = (count + epsilon) / (everything + num_codes * epsilon) * everything
     return Codebook(total / smoothed[:, None], count, total)
+
+
+def kmeans_update(book: Codebook, h: Float[Array, "B D"], code: Int[Array, "B"], decay: Scalar = 0.99) -> Codebook:
+    """One step of mini-batch k-means (Sculley 2010) after the embeddings of a batch were assigned with the old codes.
+
+    count = decay count + n, n_k the embeddings given to k; a code moves by n / count towards their mean. decay is ours: the embedding
+    moves, so old counts must not weigh for ever. A code with a count below 1 is not in use and is put where the clustering is worst: on
+    the embedding farthest from its code, the next such code on the second farthest; at the start that is all codes without embeddings.
+    Args: h: [B, D] and code: int [B] from the same forward pass. Returns: the new codebook (total = count codes), no gradient passes.
+    """
+    h = jax.lax.stop_gradient(h)
+    given = jax.nn.one_hot(code, book.codes.shape[0], dtype=book.codes.dtype)
+    n = jnp.sum(given, axis=0)
+    count = decay * book.counts + n
+    mean = jnp.matmul(given.T, h, precision=jax.lax.Precision.HIGHEST) / jnp.maximum(n, 1.0)[:, None]
+    codes = book.codes + (n / jnp.maximum(count, 1.0))[:, None] * (mean - book.codes)
+    unused = count < 1.0
+    worst = jnp.argsort(-jnp.sum(jnp.square(h - book.codes[code]), axis=-1))
+    seeds = h[worst[jnp.clip(jnp.cumsum(unused) - 1, 0, h.shape[0] - 1)]]
+    codes, count = jnp.where(unused[:, None], seeds, codes), jnp.maximum(count, 1.0)
+    return Codebook(codes, count, count[:, None] * codes)
 
 
 def usage(code: Int[Array, "*n"], num_codes: int) -> Float[Array, "K"]:

@@ -8,7 +8,9 @@ model step, so three times per update with a rollout of 3; a step infers its cod
 Without noise nothing is random and nothing moves. The decoder is normalised too: in training a sample's graph depends on its batch.
 All inputs have a batch axis B, which batch normalisation needs; outside training rows do not influence each other.
 Parameter names and layouts are those of `predictors` and enc_fc0_w [S, F, E0], enc_bn0_gamma, ..., enc_out_w, enc_out_b, dec_...
-(codebook [K, D] among them only if learned by gradient). Rollouts and losses: `causal.imagination`.
+(codebook [K, D] among them only if learned by gradient). `Spec.contexts` has two alternatives to the codebook: k-means centroids of the
+same embeddings, and a decision tree over the inputs, grown for the same embeddings, whose leaves are the codes.
+Rollouts and losses: `causal.imagination`.
 """
 
 from __future__ import annotations
@@ -20,21 +22,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from causal_jax.causal import codebook, graphs, predictors
+from causal_jax.causal import codebook, context_tree, graphs, predictors
 from causal_jax.causal.codebook import Codebook
+from causal_jax.causal.context_tree import Tree
 from causal_jax.causal.predictors import Spec
 from causal_jax.networks import NormStats, batch_norm, norm_stats, uniform
 from causal_jax.types import Key, Params, UserError
 
 
 class State(NamedTuple):
-    """What training moves without gradients: batch normalisation statistics by layer name, the codebook, CDL's running CMI [N, S] in nats,
+    """What training moves without gradients: batch normalisation statistics by layer name, the codebook or the tree in its place,
 
-    GRADER's `grader.Evidence` (None where a model has none).
+    CDL's running CMI [N, S] in nats, GRADER's `grader.Evidence` (None where a model has none).
     """
 
     norms: dict[str, NormStats]
-    book: Codebook | None
+    book: Codebook | Tree | None
     cmi: Any = None
     evidence: Any = None
 
@@ -149,18 +152,23 @@ def build(spec: Spec, truth: Callable[[jax.Array, jax.Array], jax.Array] | None 
         raise UserError("adjacency = 'given': needs truth, the function that tells the true local graph")
     networks = _hidden(spec)
     vector_quantised = spec.adjacency == "codebook"
+    grows_tree = vector_quantised and spec.contexts == "tree"
+    move_codes = codebook.kmeans_update if spec.contexts == "kmeans" else codebook.ema_update
     use_rows = spec.table_rows and spec.discrete
 
     def init(key: Key) -> tuple[Params, State]:
         key_predictors, key_book, *keys = jax.random.split(key, 2 + len(networks))
-        params, book = predictors.init(key_predictors, spec), None
+        params = predictors.init(key_predictors, spec)
+        book: Codebook | Tree | None = None
         norms: dict[str, NormStats] = {}
         for key, (prefix, sizes) in zip(keys, networks.items(), strict=True):
             more, statistics = _init_normalised(key, prefix, *sizes)
             params, norms = params | more, norms | statistics
         if networks:
             params["enc_fc0_w"] = params["enc_fc0_w"].reshape(spec.num_sources, spec.width, -1)
-        if vector_quantised and spec.ema:
+        if grows_tree:
+            book = context_tree.init(key_book, spec.num_variables * spec.variable_size + spec.action_size, spec.num_codes, spec.code_dim)
+        elif vector_quantised and spec.ema:
             book = codebook.init(key_book, spec.num_codes, spec.code_dim)
         elif vector_quantised:
             params["codebook"] = jax.random.uniform(key_book, (spec.num_codes, spec.code_dim))
@@ -172,16 +180,22 @@ def build(spec: Spec, truth: Callable[[jax.Array, jax.Array], jax.Array] | None 
         encoder = predictors.layer_tables(params, params["enc_fc0_w"][None], obs) if networks else None
         return Rows(encoder, predictors.layer_tables(params, params["sa_w"], obs))
 
-    def infer(params: Params, state: State, first: jax.Array, train: bool) -> tuple[jax.Array, Step, State]:
-        """Edge logits [B, N, S] from the encoder's first linear layer [B, E0]."""
+    def infer(params: Params, state: State, first: jax.Array, inputs: jax.Array, train: bool) -> tuple[jax.Array, Step, State]:
+        """Edge logits [B, N, S] from the encoder's first linear layer [B, E0]; inputs [B, N C + A]: what a tree asks."""
         h, norms = _normalised(params, state.norms, "enc", first, train)
         if not vector_quantised:
             return graphs.place(h, _free(spec)), Step(h), State(norms, None)
         codes = params["codebook"] if state.book is None else state.book.codes
-        code = jax.vmap(codebook.nearest, (None, 0))(codes, h)
-        q, book = codes[code], state.book
-        if train and book is not None:
-            book = codebook.ema_update(book, h, code)
+        book = state.book
+        if isinstance(book, Tree):
+            code = jnp.argmax(context_tree.descend(book, inputs)[1], axis=-1).astype(jnp.int32)
+        else:
+            code = jax.vmap(codebook.nearest, (None, 0))(codes, h)
+        q = codes[code]
+        if train and isinstance(book, Tree):
+            book = context_tree.update(book, inputs, h)
+        elif train and isinstance(book, Codebook):
+            book = move_codes(book, h, code)
         logits, norms = decode(params, norms, spec, codebook.straight_through(h, q), train)
         return logits, Step(h, h=h, q=q, code=code), State(norms, book)
 
@@ -197,7 +211,8 @@ def build(spec: Spec, truth: Callable[[jax.Array, jax.Array], jax.Array] | None 
         if networks:
             everything = jnp.ones((obs.shape[0], 1, spec.num_sources))
             first = first_layer(params["enc_fc0_w"][None], rows.encoder if rows else None, everything)[0]
-            logits, result, state = infer(params, state, first, noise is not None)
+            inputs = jnp.concatenate([obs.reshape(obs.shape[0], -1), real_action.reshape(obs.shape[0], -1)], axis=1)
+            logits, result, state = infer(params, state, first, inputs, noise is not None)
             edges = graphs.likely_edges(logits) if noise is None else graphs.sample_edges(logits, noise.edges)
             result = result._replace(logits=logits)
             if spec.label:

@@ -74,15 +74,19 @@ def rows_of_tests(key: Key, env: Any, model: Model, buffer: replay.Buffer, num: 
 
 
 def in_test_worlds(key: Key, env: Any, model: Model, fit: Fit, buffer: replay.Buffer, env_params: Any) -> Metrics:
-    """For every test world: accuracy_<world>, and f1_, shd_<world>; graph_kept_<world>: share of rows whose graph the noise leaves alone,
+    """`in_worlds` for the tests of `env_params`. key: consumed."""
+    return in_worlds(key, env, model, fit, buffer, env.tests(env_params))
 
-    code_kept_<world> the same for the code. key: consumed.
+
+def in_worlds(key: Key, env: Any, model: Model, fit: Fit, buffer: replay.Buffer, worlds: dict[str, Any]) -> Metrics:
+    """For every test world, name -> params: accuracy_<world>, and f1_, shd_<world>; graph_kept_<world>: share of rows whose graph the noise
+
+    leaves alone, code_kept_<world> the same for the code. key: consumed.
     """
     key_rows, key_noise = jax.random.split(key)
     batch, real = rows_of_tests(key_rows, env, model, buffer)
     clean, _ = model.step(fit.params, None, fit.model, batch.obs, batch.actions[:, 0], None)
     truth = jax.vmap(env.local_graph)(batch.obs, batch.actions[:, 0])
-    worlds = env.tests(env_params)
     if not worlds:
         return {}
 

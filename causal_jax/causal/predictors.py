@@ -22,6 +22,7 @@ from causal_jax.fields import option, validate
 from causal_jax.networks import uniform
 from causal_jax.types import Key, Params, UserError
 
+CONTEXTS = ("vq", "kmeans", "tree")
 ADJACENCIES = ("codebook", "sampled", "full", "global", "given")
 LOG_STD = (-10.0, -5.0)  # the authors' range of a learned log standard deviation
 LEAST = float(jnp.finfo(jnp.float32).eps)  # probabilities are clipped to [LEAST, 1 - LEAST] as in the authors' code
@@ -57,6 +58,9 @@ class Spec:
     """K."""
     code_dim: int = option(16, low=1)
     """D."""
+    contexts: str = option("vq", choices=CONTEXTS)
+    """What a code is: vq (FCDL), kmeans (the codes are k-means centroids of the same embedding), tree (the leaf of a decision tree over
+    the one-hot state and action that is grown for the same embedding)."""
     ema: bool = True
     """Codes by moving averages (authors), or by the gradient of the codebook loss (the paper's formula)."""
     label: bool = False
@@ -97,6 +101,12 @@ def check(spec: Spec) -> None:
         raise UserError(f"num_actions = {spec.num_actions}: must be 1 for a discrete action")
     if not spec.discrete and spec.variable_size != 1:
         raise UserError(f"variable_size = {spec.variable_size}: must be 1 for continuous variables")
+    if spec.contexts != "vq" and not spec.ema:
+        raise UserError(f"ema = False: must be True for contexts = {spec.contexts!r}, whose codes have no gradient")
+    if spec.contexts == "tree" and not spec.discrete:
+        raise UserError("discrete = False: must be True for contexts = 'tree'")
+    if spec.contexts == "tree" and (spec.num_codes < 2 or spec.num_codes & (spec.num_codes - 1)):
+        raise UserError(f"num_codes = {spec.num_codes}: must be a power of two for contexts = 'tree'")
     for name in ("encoder_hidden", "decoder_hidden"):
         if not getattr(spec, name):
             raise UserError(f"{name} = (): must name at least one hidden layer")

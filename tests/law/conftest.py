@@ -52,13 +52,26 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS,
     "cee-authors": ("cee", {"mode": "authors"}),
     "ppo-normalized": ("ppo", {"normalize_obs": True}),
     "fcdl-offline": ("fcdl", {"schedule": "offline", "sparsity": "target", "ema": False, "label": "yes"}),
+    "fcdl-kmeans": ("fcdl", {"schedule": "offline", "contexts": "kmeans"}),
+    "fcdl-tree": ("fcdl", {"schedule": "offline", "contexts": "tree", "num_codes": 4}),
     "effects-authors": ("effects", {"mode": "authors", "n_per_inverse": 2, "n_warmup": 2}),
 }
 
 # Early on a whole batch has one code. Its decoder is normalised over the batch: its gradient is rounding, of which Adam makes steps.
-ROUNDING_DECIDES = ("fcdl", "fcdl-offline")
+ROUNDING_DECIDES = ("fcdl", "fcdl-offline", "fcdl-kmeans", "fcdl-tree")
 
-SLOW = ("ncd", "modular", "mlp", "gnn", "oracle-graph", "oracle-local", "nps", "grader")  # fcdl with another network: make test-slow
+SLOW = (
+    "ncd",
+    "modular",
+    "mlp",
+    "gnn",
+    "oracle-graph",
+    "oracle-local",
+    "nps",
+    "grader",
+    "fcdl-kmeans",
+    "fcdl-tree",
+)  # fcdl with another network: make test-slow
 
 
 @pytest.hookimpl(tryfirst=True)

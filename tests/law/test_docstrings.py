@@ -12,7 +12,7 @@ from beartype import beartype
 from jaxtyping import jaxtyped
 
 from causal_jax import losses, returns
-from causal_jax.causal import codebook, effects, graphs, independence, tables
+from causal_jax.causal import codebook, context_tree, effects, graphs, independence, tables
 
 PACKAGE = Path(__file__).parents[2] / "causal_jax"
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py")) if path.read_text().strip()}
@@ -53,6 +53,7 @@ _free, _logits = graphs.free_edges(3), jnp.zeros((2, 3, 4))
 _edges, _h = _logits > 0, jnp.ones((4, 2))
 _book = codebook.Codebook(_h[:3], _a, _h[:3])
 _weight, _bias, _layer = jnp.ones((3, 2, 5)), jnp.ones((3, 5)), jnp.ones((4, 3, 5, 6))
+_tree, _inputs = context_tree.init(jax.random.key(0), 3, 4, 2), jnp.ones((4, 3))
 _kept, _dynamics, _uniform = _labels == 0, jnp.full((3, 4), 0.25), jnp.full(3, 1 / 3)
 CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (returns.gae, (_t, _t, _t, _flags, _flags, 0.9, 0.5)),
@@ -85,6 +86,12 @@ CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (codebook.commitment_loss, (_h[0], _h[1])),
     (codebook.codebook_loss, (_h[0], _h[1])),
     (codebook.ema_update, (_book, _h, jnp.asarray([0, 1, 2, 2]))),
+    (codebook.kmeans_update, (_book, _h, jnp.asarray([0, 1, 2, 2]))),
+    (context_tree.init, (jax.random.key(0), 3, 4, 2)),
+    (context_tree.descend, (_tree, _inputs)),
+    (context_tree.gains, (_tree,)),
+    (context_tree.with_codes, (_tree,)),
+    (context_tree.update, (_tree, _inputs, _h)),
     (codebook.usage, (jnp.asarray([[0, 1], [2, 2]]), 3)),
     (graphs.free_edges, (3, 1, True, True)),
     (graphs.place, (jnp.zeros((2, 3)), _free)),
@@ -109,7 +116,9 @@ def public(module: Any) -> set[str]:
     return {name for name, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__ and name[0] != "_"}
 
 
-@pytest.mark.parametrize("module", [returns, losses, effects, codebook, graphs, independence, tables], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [returns, losses, effects, codebook, context_tree, graphs, independence, tables], ids=lambda module: module.__name__
+)
 def test_every_public_function_of_the_maths_is_checked(module: Any) -> None:
     """Its arrays are annotated with their axes (no bare jax.Array), and CALLS calls it."""
     called = {f.__name__ for f, _ in CALLS if f.__module__ == module.__name__}

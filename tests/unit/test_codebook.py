@@ -38,6 +38,28 @@ def test_a_used_code_becomes_the_mean_of_its_embeddings() -> None:
     np.testing.assert_allclose(book.counts, [2.0, 1.0], rtol=1e-3)
 
 
+def test_kmeans_moves_a_code_by_its_share_of_all_that_it_was_given() -> None:
+    book = codebook.Codebook(jnp.asarray([[4.0], [10.0]]), jnp.asarray([2.0, 1.0]), jnp.asarray([[8.0], [10.0]]))
+    book = codebook.kmeans_update(book, jnp.asarray([[1.0], [3.0], [9.0]]), jnp.asarray([0, 0, 1]), decay=1.0)
+    np.testing.assert_allclose(book.codes, [[3.0], [9.5]])  # 4 + 2/4 (2 - 4), 10 + 1/2 (9 - 10)
+    np.testing.assert_allclose(book.counts, [4.0, 2.0])
+    np.testing.assert_allclose(book.total, [[12.0], [19.0]])
+    book = codebook.kmeans_update(book, jnp.asarray([[5.0]]), jnp.asarray([0]), decay=0.75)
+    np.testing.assert_allclose(book.counts, [4.0, 1.5])  # half forgotten, in use still
+    np.testing.assert_allclose(book.codes, [[3.5], [9.5]])
+
+
+def test_kmeans_puts_unused_codes_where_the_clustering_is_worst() -> None:
+    book = codebook.Codebook(jnp.asarray([[0.0], [100.0], [200.0]]), jnp.zeros(3), jnp.zeros((3, 1)))
+    h = jnp.asarray([[1.0], [2.0], [9.0]])
+    book = codebook.kmeans_update(book, h, jnp.zeros(3, int))
+    np.testing.assert_allclose(book.codes, [[4.0], [9.0], [2.0]])
+    np.testing.assert_allclose(book.counts, [3.0, 1.0, 1.0])
+    for _ in range(100):
+        book = codebook.kmeans_update(book, h, jax.vmap(codebook.nearest, (None, 0))(book.codes, h), decay=0.9)
+    np.testing.assert_allclose(np.sort(book.codes[:, 0]), [1.0, 2.0, 9.0], atol=1e-3)
+
+
 def test_nearest_far_from_the_origin() -> None:
     """At |h| = 1e4 the expanded square would lose a difference of 1e-1 in float32."""
     codes = jnp.asarray([[1e4, 0.0], [1e4 + 0.1, 0.0]])

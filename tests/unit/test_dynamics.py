@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from causal_jax.causal import codebook, dynamics, graphs, imagination, predictors
+from causal_jax.causal import codebook, context_tree, dynamics, graphs, imagination, predictors
 from causal_jax.types import UserError
 
 N, C, A, B, H = 4, 3, 12, 16, 3
@@ -50,7 +50,10 @@ def built(**changes: Any) -> tuple[dynamics.Model, Any, dynamics.State]:
     _, moved = step(net, params, state, obs, actions[:, 0], noise)
     state = state._replace(norms=jax.tree.map(lambda new, old: (new - 0.9 * old) / 0.1, moved.norms, state.norms))
     h = step(net, params, state, obs, actions[:, 0])[0].h
-    if state.book is not None:
+    if isinstance(moved.book, context_tree.Tree):  # its nodes ask about the first variable
+        tree = moved.book._replace(asked=jnp.arange(net.spec.num_codes - 1))
+        state = state._replace(book=context_tree.with_codes(tree))
+    elif state.book is not None:
         codes = h[: SPEC.num_codes]
         state = state._replace(book=codebook.Codebook(codes, jnp.ones(SPEC.num_codes), codes))
     elif "codebook" in params:
@@ -73,6 +76,8 @@ KINDS: list[dict[str, Any]] = [
     {},
     {"label": True},
     {"ema": False},
+    {"contexts": "kmeans"},
+    {"contexts": "tree", "num_codes": 4},
     {"learn_upper": True, "learn_action": True},
     {"adjacency": "sampled"},
     {"adjacency": "sampled", "label": True},
@@ -104,6 +109,40 @@ def test_table_rows_equal_the_plain_pass(changes: dict[str, Any]) -> None:
     assert jax.tree.structure(got) == jax.tree.structure(want)
     assert np.abs(got[2]["state_w"]).max() > 1e-3  # there is a gradient to compare
     assert np.isfinite(got[0])
+
+
+def test_a_tree_tells_contexts_from_what_it_asks() -> None:
+    """Noise on what the tree does not ask changes neither code nor graph; the encoder learns straight through the leaf's code."""
+    net, params, state = built(contexts="tree", num_codes=4)
+    obs, actions, target = batch(size=40)
+    clean, same = step(net, params, state, obs, actions[:, 0])
+    jax.tree.map(np.testing.assert_array_equal, same, state)
+    root = jnp.argmax(obs[:, 0], -1)  # the three nodes ask for colour 0 (then 1 on the left, 2 on the right)
+    np.testing.assert_array_equal(clean.code, jnp.where(root == 0, 2, jnp.where(root == 1, 1, 0)))
+    noisy, _ = step(net, params, state, obs.at[:, 1:].multiply(-70.0), actions[:, 0])
+    np.testing.assert_array_equal(noisy.code, clean.code)
+    np.testing.assert_array_equal(noisy.edges, clean.edges)
+    noise = imagination.draw_noise(KEY, net, H, 40)
+    grads, (after, metrics) = jax.jit(jax.grad(lambda p: imagination.loss(net, p, state, obs, actions, target, noise), has_aux=True))(
+        params
+    )
+    assert all(np.all(np.isfinite(g)) for g in grads.values())
+    assert np.any(grads["enc_fc0_w"])
+    assert {"loss_commit", "codes_used"} <= set(metrics)
+    assert metrics["codes_used"] >= 3  # and what the tree asks after a step may tell more apart
+    np.testing.assert_allclose(after.book.counts[0, -1], 0.01 * (16 * 0.99**3 + 40 * (1 + 0.99 + 0.99**2)), rtol=1e-5)
+
+
+def test_kmeans_centroids_move_in_training_only() -> None:
+    net, params, state = built(contexts="kmeans")
+    obs, actions, _ = batch()
+    noise = jax.tree.map(lambda x: x[0], imagination.draw_noise(KEY, net, 1, B))
+    result, after = step(net, params, state, obs, actions[:, 0], noise)
+    want = codebook.kmeans_update(state.book, result.h, result.code)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), after.book, want)
+    assert np.abs(after.book.codes - state.book.codes).max() > 1e-2
+    _, same = step(net, params, state, obs, actions[:, 0])
+    jax.tree.map(np.testing.assert_array_equal, same, state)
 
 
 def test_fixed_edges_are_certain_and_the_others_free() -> None:  # M2

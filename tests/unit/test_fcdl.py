@@ -61,10 +61,16 @@ def test_free_share_undoes_the_mean_over_all_entries() -> None:
     np.testing.assert_allclose(fitting.free_share(spec, jnp.mean(jax.nn.sigmoid(logits))), 0.5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("model", "schedule"), [("fcdl", "online"), ("cdl", "online"), *((model, "offline") for model in fcdl.MODELS)])
-def test_every_model_learns_to_predict(world: Any, model: str, schedule: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "schedule", "contexts"),
+    [
+        *(("fcdl", "online", "vq"), ("cdl", "online", "vq"), ("fcdl", "offline", "kmeans"), ("fcdl", "offline", "tree")),
+        *((model, "offline", "vq") for model in fcdl.MODELS),
+    ],
+)
+def test_every_model_learns_to_predict(world: Any, model: str, schedule: str, contexts: str) -> None:
     env, params = world
-    config = fcdl.Config(model=model, schedule=schedule, **SMALL)
+    config = fcdl.Config(model=model, schedule=schedule, contexts=contexts, **SMALL)
     algorithm = fcdl.build(env, params, config)
     task = fcdl.Task(params)
     state = jax.jit(algorithm.init)(jax.random.key(0), hyper(lr=1e-2), task)

@@ -174,7 +174,11 @@ def test_run_json_of_a_program_says_all():
     old = json.loads(json.dumps(describe(resolve(Settings(env="maze-n2")))))
     for name in ("seeds", "combine"):
         del old["settings"][name]
-    check_resumable(resolve(Settings(env="maze-n2")), old)  # a run from before these settings were
+    del old["config"]["normalize_obs"]
+    check_resumable(resolve(Settings(env="maze-n2")), old)  # a run from before these settings and this field were
+    config = ppo.Config(normalize_obs=True)
+    with pytest.raises(UserError, match="normalize_obs = True: the run in .* has False"):
+        check_resumable(resolve(Settings(env="maze-n2"), config), old)
 
 
 def test_another_sweep_in_the_folder_is_refused(tmp_path):
