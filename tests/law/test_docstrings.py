@@ -95,6 +95,7 @@ CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (codebook.usage, (jnp.asarray([[0, 1], [2, 2]]), 3)),
     (graphs.free_edges, (3, 1, True, True)),
     (graphs.place, (jnp.zeros((2, 3)), _free)),
+    (graphs.spread, (jnp.zeros((2, 3)), _free)),
     (graphs.logistic_noise, (jax.random.key(0), (2, 3))),
     (graphs.sample_edges, (_logits, _logits)),
     (graphs.likely_edges, (_logits,)),
