@@ -175,8 +175,10 @@ def chosen(options: Options, labels: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def command() -> str:
-    """What was typed."""
-    return shlex.join(["python", "-m", "experiments.fcdl_studies", *sys.argv[1:]])
+    """What was typed, but for the folder."""
+    typed = sys.argv[1:]
+    kept = [word for i, word in enumerate(typed) if "--folder" not in (word, *typed[max(i - 1, 0) : i])]
+    return shlex.join(["python", "-m", "experiments.fcdl_studies", *kept])
 
 
 def write(path: Path, results: dict[str, Any], order: Any) -> None:

@@ -57,3 +57,8 @@ def test_results_are_told_in_order_beside_the_published_ones(tmp_path: Path) -> 
 def test_an_unknown_variant_is_refused() -> None:
     with pytest.raises(UserError, match="variants = 'K=5': must be one of K=16, K=4"):
         studies.study(studies.Options("codes", variants=("K=5",)))
+
+
+def test_the_command_is_kept_without_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["fcdl_studies.py", "codes", "--folder", "runs/here", "--variants", "K=4", "K=8"])
+    assert studies.command() == "python -m experiments.fcdl_studies codes --variants K=4 K=8"
