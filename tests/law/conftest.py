@@ -62,6 +62,7 @@ ROUNDING_DECIDES = ("fcdl", "fcdl-offline", "fcdl-kmeans", "fcdl-tree")
 
 SLOW = (
     "ncd",
+    "cdl",
     "modular",
     "mlp",
     "gnn",

@@ -44,7 +44,7 @@ def test_a_population_equals_a_loop_over_its_members(law: ModuleType, case: Any)
         state, rows = alone(*case.member(m))
         if case.name in law.ROUNDING_DECIDES:
             for name in ("loss_pred", "loss_reg"):
-                np.testing.assert_allclose(rows[name][0], metrics[name][0, m], rtol=1e-3)
+                np.testing.assert_allclose(rows[name][0], metrics[name][0, m], rtol=1e-2)
             continue
         law.assert_close(state, law.take(run.state, m))
         law.assert_close(rows, {name: x[:, m] for name, x in metrics.items()})

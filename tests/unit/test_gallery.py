@@ -104,11 +104,16 @@ def test_references_are_measured_and_known(cee_loaded):
     assert -0.05 * 29 - 1e-4 <= rows["random"]["return"] < 100.0  # 30 steps, of which the last pays nothing
 
 
+def loaded(settings, env, params):
+    """What `references` reads of a loaded run whose members share a world."""
+    resolved = SimpleNamespace(settings=settings, env=env, env_params=params, own_worlds=False)
+    return SimpleNamespace(resolved=resolved, task=SimpleNamespace(env_params=params))
+
+
 def test_references_of_chemical_are_its_scripted_policies():
     env, params = make("chemical-full-fork", num_objects=4, level=1)
     settings = SimpleNamespace(env="chemical-full-fork", env_options=(), eval_steps=0)
-    run = SimpleNamespace(resolved=SimpleNamespace(settings=settings, env=env, env_params=params))
-    rows = gallery.references([run])
+    rows = gallery.references([loaded(settings, env, params)])
     assert set(rows) == {"random", "idle", "goal9", "persistence_lowest", "persistence_random"}
     assert rows["idle"]["return"] == pytest.approx(25 / 3)
     assert rows["persistence_lowest"] == {"return": pytest.approx(24 + 2 / 3), "success": 1.0}
@@ -117,7 +122,7 @@ def test_references_of_chemical_are_its_scripted_policies():
 def test_references_of_magnetic_are_its_scripted_policies():
     env, params = make("magnetic", level=1, physics="closed")
     settings = SimpleNamespace(env="magnetic", env_options=(), eval_steps=0)
-    rows = gallery.references([SimpleNamespace(resolved=SimpleNamespace(settings=settings, env=env, env_params=params))])
+    rows = gallery.references([loaded(settings, env, params)])
     assert list(rows) == ["random", "idle", "chase", "lookahead"]
     assert rows["idle"]["success"] < 0.1 < rows["chase"]["success"]
 
