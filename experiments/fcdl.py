@@ -172,6 +172,13 @@ def summary(folder: Path) -> dict[str, Any]:
     return {"final": final, "curves": {"steps": np.asarray(steps).tolist(), **curves}, "seconds": run.info.get("seconds")}
 
 
+def command(module: str) -> str:
+    """What was typed to run experiments.<module>, but for the folder."""
+    typed = sys.argv[1:]
+    kept = [word for i, word in enumerate(typed) if "--folder" not in (word, *typed[max(i - 1, 0) : i])]
+    return shlex.join(["python", "-m", f"experiments.{module}", *kept])
+
+
 def study(options: Options) -> None:
     """Every method on every environment; the results file is written after each run."""
     RESULTS.mkdir(exist_ok=True)
@@ -184,7 +191,7 @@ def study(options: Options) -> None:
             at[label] = {
                 **summary(train(options, env, label)),
                 "budget": {"members": options.members, "iterations": options.iterations or PRESETS[options.preset][2]},
-                "command": shlex.join(["python", "-m", "experiments.fcdl", *sys.argv[1:]]),
+                "command": command("fcdl"),
             }
             path.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -160,7 +158,7 @@ def study(options: Options) -> None:
             continue
         folder = train(options, label, change_of[label])
         seconds = history.load_run(folder).info.get("seconds")
-        row = {"final": measured(options, folder), "budget": budget, "seconds": seconds, "command": command()}
+        row = {"final": measured(options, folder), "budget": budget, "seconds": seconds, "command": chemical.command("fcdl_studies")}
         write(path, {**read(path), label: row}, change_of)
     if options.what == "codes":
         codes_picture(read(path), path.with_suffix(".png"))
@@ -172,13 +170,6 @@ def chosen(options: Options, labels: tuple[str, ...]) -> tuple[str, ...]:
         if label not in labels:
             raise UserError(f"variants = {label!r}: must be one of {', '.join(labels)}")
     return options.variants or labels
-
-
-def command() -> str:
-    """What was typed, but for the folder."""
-    typed = sys.argv[1:]
-    kept = [word for i, word in enumerate(typed) if "--folder" not in (word, *typed[max(i - 1, 0) : i])]
-    return shlex.join(["python", "-m", "experiments.fcdl_studies", *kept])
 
 
 def write(path: Path, results: dict[str, Any], order: Any) -> None:
@@ -204,7 +195,12 @@ def transfer(options: Options) -> None:
         if read(path).get(label, {}).get("budget") == budget:
             continue
         loaded = load_run(Path(options.folder) / f"{ENV}-fast-{label.lower()}")
-        row = {"worlds": spoilt_worlds(options, loaded), "budget": budget, "trained": loaded.resolved.num_updates, "command": command()}
+        row = {
+            "worlds": spoilt_worlds(options, loaded),
+            "budget": budget,
+            "trained": loaded.resolved.num_updates,
+            "command": chemical.command("fcdl_studies"),
+        }
         write(path, {**read(path), label: row}, METHODS)
     transfer_picture(read(path), path.with_suffix(".png"))
 
