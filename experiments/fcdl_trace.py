@@ -97,7 +97,7 @@ def main() -> None:
         steps = np.arange(1, ours["loss_pred"].shape[1] + 1)
         plots_fcdl.training_trace(
             {name: (steps, ours[name]) for name in QUANTITIES},
-            {name: (steps, theirs[source]) for name, source in QUANTITIES.items()},
+            {name: (steps, theirs[source].mean(axis=0)) for name, source in QUANTITIES.items()},
             RESULTS / f"fcdl_trace_{data_set}.png",
         )
     print(json.dumps(results, indent=1))
