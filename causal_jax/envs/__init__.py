@@ -21,6 +21,8 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
         for rule in ("full_fork", "full_chain", "none")
     },
     "magnetic": ("magnetic", "Magnetic", {}),
+    **{f"point-mass-{n}": ("point_mass", "PointMass", {"levels": n, "hard": False}) for n in (2, 3, 5, 9, 17, 33)},
+    **{f"point-mass-hard-{n}": ("point_mass", "PointMass", {"levels": n, "hard": True}) for n in (2, 3, 5, 9, 17, 33)},
     "probe-value": ("probes", "ProbeValue", {}),
     "probe-credit": ("probes", "ProbeCredit", {}),
     "probe-policy": ("probes", "ProbePolicy", {}),
