@@ -7,9 +7,9 @@ probabilities by joint index, so that a factored argmax cannot be mistaken for o
 scored 3 to 4 points too high.
 
 Also per-decision weighted importance sampling (Precup et al. 2000), doubly robust (Jiang and Li 2016), fitted Q evaluation (Le et al.
-2019), bootstrap intervals over trajectories, the Pareto front of (WIS, ESS) with the selection rule, and bounds under hidden confounding: if an
-unseen variable changes every step's ratio by at most a factor `odds`, where can the truth be (in the manner of Zhao et al. 2019)?
-All but `fqe` are for one data set [N, T]; the first three are for one trajectory.
+2019), bootstrap intervals over trajectories, the Pareto front of (WIS, ESS) with the selection rule, and bounds under hidden confounding:
+if an unseen variable changes every step's ratio by at most a factor `odds`, where can the truth be (in the manner of Zhao et al. 2019)?
+All but `fqe` are for one data set [N, T]; `softened`, `ratios`, `prefix_weights` and `doubly_robust` for one trajectory.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """ICU-Sepsis (Choudhary, Gupta and Thomas 2024): 716 states clustered from MIMIC-III, 25 actions, fluids x vasopressors, 5 levels each.
 
 The tables are read at run time from the installed package icu-sepsis (pip install "causal_jax[icu-sepsis]"), which is not imported: it
-brings two generations of gym along. States 0 .. 712 are patients, 713 is death, 714 survival (+1 on entering), 715 follows both. gamma is 1. The
-joint action is 5 fluids + vasopressors. Only 3.14 actions per state on average were seen often enough to be admissible; the others move as
-the mean of the admissible ones, or end the episode in death (`inadmissible`).
+brings two generations of gym along. States 0 .. 712 are patients, 713 is death, 714 survival (+1 on entering), 715 follows both. gamma is
+1. The joint action is 5 fluids + vasopressors. Only 3.14 actions per state on average were seen often enough to be admissible; the others
+move as the mean of the admissible ones, or end the episode in death (`inadmissible`).
 
 Three things to know: the package's rewards are read off rows that cannot be reached as well, so R = sum_s' P R and none from 713 on; doing
 nothing is admissible in a third of the states only; its expert policy puts 15.6% of its mass on inadmissible actions.

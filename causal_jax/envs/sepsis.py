@@ -11,7 +11,7 @@ literature the state that is entered then pays in the NEXT step, whatever is don
 move blood pressure), or two, (abx, vaso) and vent, which do not.
 
 Beyond the paper: with `confounding` c > 0 half of the patients are severe, which no observation shows: all their treatments take with
-(1 - 0.5 c) times the probability, and an abnormal sign is c / 2 times as likely again to appear by fluctuation. `logging_policy` treats
+(1 - 0.8 c) times the probability, and an abnormal sign is c / 2 times as likely again to appear by fluctuation. `logging_policy` treats
 the severe more. So the log's treated patients do worse for a reason that the log does not hold, and the truth is known all the same.
 """
 
@@ -71,7 +71,7 @@ def _fluctuate(size: int, value: int, normal: int, chance: float, worse: float) 
 def _sign_kernels(confounding: float, severe: int) -> tuple[Array, Array, Array, Array]:
     """P(next sign | what it depends on), for hr [hr, abx flag, abx, next], o2 likewise, glu [diab, glu, vaso, next] and
     sbp [diab, sbp, abx flag, vaso flag, abx, vaso, next]."""
-    takes, worse = 1.0 - 0.5 * confounding * severe, 1.0 + 0.5 * confounding * severe
+    takes, worse = 1.0 - 0.8 * confounding * severe, 1.0 + 0.5 * confounding * severe
     hr, o2 = np.zeros((3, 2, 2, 3)), np.zeros((2, 2, 2, 2))
     glu, sbp = np.zeros((2, 5, 2, 5)), np.zeros((2, 3, 2, 2, 2, 2, 3))
 
@@ -276,7 +276,7 @@ def _treat(key: Key, values: jax.Array, joint: jax.Array, severity: jax.Array) -
     diab, hr, sbp, o2, glu, flag_a, flag_v, flag_o = values
     abx, vent, vaso = joint >> 2, (joint >> 1) & 1, joint & 1
     u = jax.random.uniform(key, (12,))
-    takes, worse = 1.0 - 0.5 * severity, 1.0 + 0.5 * severity
+    takes, worse = 1.0 - 0.8 * severity, 1.0 + 0.5 * severity
     off_a, off_v, off_o = flag_a * (1 - abx), flag_v * (1 - vaso), flag_o * (1 - vent)
 
     def antibiotics(sign: jax.Array, draw: jax.Array) -> jax.Array:
