@@ -42,8 +42,8 @@ def ratios(policy: jax.Array, behaviour: jax.Array, mask: jax.Array) -> jax.Arra
 
 
 def prefix_weights(ratio: jax.Array, max_weight: float = MAX_WEIGHT) -> jax.Array:
-    """clip(rho_1 ... rho_t, 0, max_weight) for every t, [T]; the last is the trajectory's weight. In logarithms: no overflow."""
-    return jnp.exp(jnp.minimum(jnp.cumsum(jnp.log(ratio), axis=-1), jnp.log(max_weight)))
+    """clip(rho_1 ... rho_t, 0, max_weight) for every t, [T]; the last is the trajectory's weight. A ratio of 0 makes all later ones 0."""
+    return jnp.minimum(jnp.exp(jnp.cumsum(jnp.log(ratio), axis=-1)), max_weight)
 
 
 def returns(reward: jax.Array, mask: jax.Array, gamma: float = 1.0) -> jax.Array:
