@@ -1,4 +1,4 @@
-"""The two sepsis simulators against every exact value that is known of them; MB-FPI's stopping values; blocks found from tables and data."""
+"""The two sepsis simulators against every exact value known of them; MB-FPI's stopping values; blocks found from tables and data."""
 
 import jax
 import jax.numpy as jnp
