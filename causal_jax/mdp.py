@@ -108,3 +108,46 @@ def uniform_policy(mdp: TabularMDP, allowed: Array | None = None) -> Array:
     """float64 [S, A]: all actions alike, or all of `allowed` bool [S, A]."""
     mask = np.ones(mdp.reward.shape) if allowed is None else allowed.astype(float)
     return np.asarray(mask / mask.sum(1, keepdims=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """N episodes of at most T steps, padded at the end: states int [N, T + 1], actions int [N, T], rewards float64 [N, T] (the expected
+    reward of the step, 0 where padded), taken bool [N, T], prob float64 [N, T], of the action taken."""
+
+    states: Array
+    actions: Array
+    rewards: Array
+    taken: Array
+    prob: Array
+
+    @property
+    def steps(self) -> tuple[Array, Array, Array, Array]:
+        """The steps taken: states, actions, rewards, next states, each [R]."""
+        on = self.taken
+        return self.states[:, :-1][on], self.actions[on], self.rewards[on], self.states[:, 1:][on]
+
+
+def sample_log(seed: int, mdp: TabularMDP, policy: Any, num: int, horizon: int) -> Log:
+    """`num` episodes of a policy (int [S] or probabilities [S, A]) until an absorbing state or `horizon` steps.
+
+    Raises: UserError as `policy_table`, and for fewer than one episode or step.
+    """
+    for name, value in (("num", num), ("horizon", horizon)):
+        if value < 1:
+            raise UserError(f"{name} = {value}: must be at least 1")
+    rng, table, absorbing = np.random.default_rng(seed), policy_table(mdp, policy), mdp.absorbing
+    running, begin = np.cumsum(mdp.kernel.data), mdp.kernel.indptr
+    state = rng.choice(mdp.num_states, num, p=mdp.initial)
+    columns = []
+    for _ in range(horizon):
+        action = np.minimum((table[state].cumsum(1) < rng.random((num, 1))).sum(1), mdp.num_actions - 1)
+        row = state * mdp.num_actions + action
+        before = np.where(begin[row] > 0, running[begin[row] - 1], 0.0)
+        draw = before + rng.random(num) * (running[begin[row + 1] - 1] - before)
+        place = np.clip(np.searchsorted(running, draw, side="right"), begin[row], begin[row + 1] - 1)
+        new = mdp.kernel.indices[place].astype(int)
+        columns.append((state, action, mdp.reward[state, action], ~absorbing[state], table[state, action]))
+        state = new
+    states, actions, rewards, taken, prob = (np.stack(x, 1) for x in zip(*columns, strict=True))
+    return Log(np.column_stack([states, state]), actions, rewards, taken, prob)
