@@ -54,7 +54,7 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
         env, params = make(id, **{name: value for name, value in options.items() if name != "levels"})
         env = _module("adapters").Discretized(env, options["levels"])
         validate(env, f"{id}: ")
-        env.action_space(params)  # raises for actions that are no real numbers
+        env.check(params)
         return env, params
     prefix, colon, name = id.partition(":")
     if colon and prefix == "gymnax":

@@ -197,8 +197,9 @@ class Brax(Environment):
         self, key: Key, state: BraxState, action: Action, params: BraxParams
     ) -> tuple[Obs, BraxState, jax.Array, jax.Array, dict[str, Any]]:
         """See `Environment.step_env`. The action float [D] is clipped to [-1, 1]; info holds brax's metrics. The key is not needed."""
+        old = state.brax.replace(metrics=dict(state.brax.metrics), info=dict(state.brax.info))  # ant writes into the old state's
         with _quiet():
-            new = self.env.step(state.brax, jnp.clip(action, -1.0, 1.0))
+            new = self.env.step(old, jnp.clip(action, -1.0, 1.0))
         new = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state.brax)  # brax returns some Python floats
         return new.obs, BraxState(brax=new, t=state.t + 1), new.reward, new.done > 0.5, dict(new.metrics)
 
@@ -245,9 +246,13 @@ class Discretized(Environment):
         space = from_gymnax(self.inner.action_space(params))
         if not isinstance(space, Box) or len(space.shape) != 1:
             raise UserError(f"levels = {self.levels}: actions are {space}, must be a vector of real numbers to be put in levels")
+        return space
+
+    def check(self, params: Any) -> None:
+        """Raises: UserError where the inner actions are no bounded vector of real numbers. Params must not be traced."""
+        space = self._box(params)
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
             raise UserError(f"levels = {self.levels}: actions must be bounded to be put in levels")
-        return space
 
     @property
     def noop(self) -> tuple[int, ...]:
@@ -264,7 +269,7 @@ class Discretized(Environment):
         return Blocks.of((self.levels,) * len(self.noop), self.noop)
 
     def action_space(self, params: Any) -> Factored:
-        """A level per component. Raises: UserError where the inner actions are no bounded vector of real numbers."""
+        """A level per component. Raises: UserError where the inner actions are no vector of real numbers."""
         return Factored((self.levels,) * self._box(params).shape[0])
 
     def observation_space(self, params: Any) -> Space:

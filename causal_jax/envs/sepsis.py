@@ -229,11 +229,12 @@ class SepsisSim(Environment):
         """One-hot variables."""
         return Box(0.0, 1.0, (sum(SIZES),))
 
-    def index(self, state: SepsisState) -> jax.Array:
-        """int32 []: the state's row in `sepsis_sim_mdp()`, severity left out."""
-        return jnp.sum(state.values * jnp.asarray([int(np.prod(SIZES[i + 1 :])) for i in range(8)]))
+    def index(self, values: jax.Array) -> jax.Array:
+        """int32 []: the row in `sepsis_sim_mdp()` of the variables [8]."""
+        return jnp.sum(values * jnp.asarray([int(np.prod(SIZES[i + 1 :])) for i in range(8)]))
 
-    def _observe(self, values: jax.Array) -> jax.Array:
+    def observe(self, values: jax.Array) -> jax.Array:
+        """float32 [21]: the variables [8], each one-hot."""
         return jnp.concatenate([jax.nn.one_hot(values[i], size) for i, size in enumerate(SIZES)])
 
     def reset_env(self, key: Key, params: SepsisParams) -> tuple[jax.Array, SepsisState]:
@@ -244,7 +245,7 @@ class SepsisSim(Environment):
         index = jnp.searchsorted(jnp.asarray(cumulative, jnp.float32), draw, side="right")
         values = jnp.asarray(_states(), jnp.int32)[jnp.minimum(index, NUM_STATES - 1)]
         severe = jax.random.bernoulli(key_severe).astype(jnp.int32) * (params.confounding > 0)
-        return self._observe(values), SepsisState(values, severe, jnp.zeros((), jnp.int32))
+        return self.observe(values), SepsisState(values, severe, jnp.zeros((), jnp.int32))
 
     def step_env(
         self, key: Key, state: SepsisState, action: Action, params: SepsisParams
@@ -258,7 +259,7 @@ class SepsisSim(Environment):
         over = died | discharged
         values = jnp.where(over, state.values, _treat(key, state.values, joint, params.confounding * state.severe))
         reward = jnp.where(died, -1.0, jnp.where(discharged, 1.0, 0.0))
-        return self._observe(values), SepsisState(values, state.severe, state.t + 1), reward, over, {"success": discharged}
+        return self.observe(values), SepsisState(values, state.severe, state.t + 1), reward, over, {"success": discharged}
 
     def is_truncated(self, state: SepsisState, params: SepsisParams) -> jax.Array:
         """bool []: the time limit is reached."""

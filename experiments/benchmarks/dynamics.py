@@ -127,3 +127,12 @@ def environments(sizes: Sizes) -> dict[str, Any]:
         rows.append(Row(f"{label}, by CPU time", "steps/s", [steps / x for x in seconds]))
     ratios = [Ratio(f"{name} / 1 million steps/s", name, 1e6, ">= 1") for name in (ENV, "chemical-full-chain")]
     return summary(rows, [*ratios, Ratio("magnetic, mjx / 20k steps/s", "magnetic, mjx", 2e4, ">= 1")])
+
+
+def factored(sizes: Sizes) -> dict[str, Any]:
+    """Point mass, easy and hard, and the sepsis simulators alone (1024 in parallel), random actions and auto-reset: steps/s."""
+    names = ("point-mass-9", "point-mass-hard-9", "sepsis-sim", "icu-sepsis")
+    contestants, cpu = with_cpu_time({name: env_rate(name, sizes) for name in names})
+    rows = [Row(label, "steps/s", values) for label, values in alternate(contestants, sizes.rounds).items()]
+    rows += [Row(f"{label}, by CPU time", "steps/s", [sizes.env_steps * sizes.parallel / x for x in cpu[label]]) for label in cpu]
+    return summary(rows, [Ratio(f"{names[0]} / 10 million steps/s", names[0], 1e7, ">= 1")])

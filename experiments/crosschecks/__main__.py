@@ -146,7 +146,7 @@ def bcq(options: Options) -> dict[str, Any]:
     best = value_iteration(mdp, 0.99)
     behaviour = 0.5 * np.eye(8)[best.policy] + 0.5 / 8
     log = sample_log(0, mdp, behaviour, 2000, HORIZON)
-    every = np.asarray(jax.vmap(SepsisSim()._observe)(jnp.asarray(mdp.variables[:1440])))  # the absorbing states are never observed
+    every = np.asarray(jax.vmap(SepsisSim().observe)(jnp.asarray(mdp.variables[:1440])))  # the absorbing states are never observed
     every = np.concatenate([every, np.zeros((2, every.shape[1]))])
     states, actions, rewards, after = log.steps
     terminated = mdp.absorbing[after]
@@ -155,7 +155,14 @@ def bcq(options: Options) -> dict[str, Any]:
         "updates": options.updates, "threshold": 0.3, "batch_size": 100, "lr": 3e-4, "gamma": 0.99, "beta": 0.01, "target_every": 200,
         "hidden": [256, 256], "num_actions": 8, "seed": 0,
     }  # fmt: skip
-    given = {"obs": every[states], "action": actions, "reward": rewards, "terminated": terminated, "timeout": last & ~terminated, "every": every}
+    given = {
+        "obs": every[states],
+        "action": actions,
+        "reward": rewards,
+        "terminated": terminated,
+        "timeout": last & ~terminated,
+        "every": every,
+    }
     told, seen = ask("d3rlpy", "d3rlpy_child.py", size, given)
     return {
         "versions of the peer": told["versions"],

@@ -31,4 +31,8 @@ learner.fit(
 )  # fmt: skip
 seconds = time.perf_counter() - began
 np.savez(sys.argv[2], greedy=learner.predict(rows["every"].astype(np.float32)))
-print(json.dumps({"versions": {name: metadata.version(name) for name in ("d3rlpy", "torch")}, "updates_per_second": size["updates"] / seconds}))
+print(
+    json.dumps(
+        {"versions": {name: metadata.version(name) for name in ("d3rlpy", "torch")}, "updates_per_second": size["updates"] / seconds}
+    )
+)

@@ -18,7 +18,12 @@ size = json.loads(sys.argv[1])
 num, steps, rng, out = size["episodes"], size["steps"], np.random.default_rng(size["seed"]), {}
 for task in ("easy", "hard"):
     env = suite.load("point_mass", task, task_kwargs={"random": size["seed"]}, environment_kwargs={"flat_observation": False})
-    states, torques, rewards, gains = np.zeros((num, steps + 1, 4)), np.zeros((num, steps, 2)), np.zeros((num, steps)), np.zeros((num, 2, 2))
+    states, torques, rewards, gains = (
+        np.zeros((num, steps + 1, 4)),
+        np.zeros((num, steps, 2)),
+        np.zeros((num, steps)),
+        np.zeros((num, 2, 2)),
+    )
     for i in range(num):
         env.reset()
         physics = env.physics

@@ -6,7 +6,7 @@ import pytest
 
 from causal_jax.algorithms.tabular import empirical_mdp, factored_policy_iteration, policy_value, state_values, value_iteration
 from causal_jax.causal.intervention import Blocks, complete, interaction_share, merge, offset_sum, projected_mdp, separability
-from causal_jax.mdp import make_mdp, uniform_policy
+from causal_jax.mdp import make_mdp, sample_log, uniform_policy
 from causal_jax.types import UserError
 
 
@@ -166,3 +166,25 @@ def test_horizon_and_counts():
     assert policy_value(learned, uniform_policy(mdp), 0.9) == pytest.approx(policy_value(mdp, uniform_policy(mdp), 0.9))
     none = empirical_mdp(mdp, states[:0], actions[:0], states[:0], following[:0])
     assert none.absorbing.all()
+
+
+def test_logs_follow_kernel_and_policy():
+    rng = np.random.default_rng(0)
+    transition, table = rng.dirichlet(np.ones(3), (3, 2)), rng.dirichlet(np.ones(2), 3)
+    transition[2] = [0, 0, 1]
+    mdp = make_mdp(transition, np.asarray([[1.0, 2.0], [3.0, 4.0], [0.0, 0.0]]), [0.5, 0.5, 0.0])
+    log = sample_log(1, mdp, table, 20_000, 6)
+    states, actions, rewards, after = log.steps
+    assert not (states == 2).any()  # absorbing
+    assert ((log.states[:, :-1] == 2) == ~log.taken).all()
+    np.testing.assert_array_equal(rewards, mdp.reward[states, actions])
+    np.testing.assert_array_equal(log.prob[log.taken], table[states, actions])
+    for s in range(2):
+        assert (actions[states == s] == 0).mean() == pytest.approx(table[s, 0], abs=0.01)
+        for a in range(2):
+            seen = np.bincount(after[(states == s) & (actions == a)], minlength=3)
+            np.testing.assert_allclose(seen / seen.sum(), transition[s, a], atol=0.02)
+    total = log.rewards.sum(1)
+    assert total.mean() == pytest.approx(policy_value(mdp, table, 1.0, horizon=6), abs=4 * total.std() / np.sqrt(len(total)))
+    with pytest.raises(UserError, match="num = 0: must be at least 1"):
+        sample_log(1, mdp, table, 0, 6)
