@@ -1,7 +1,7 @@
 """Runs inside d3rlpy's own virtual environment: python d3rlpy_child.py '{"updates": 10000, "threshold": 0.3, ...}' OUT.npz IN.npz
 
-IN.npz: obs [R, D], action [R], reward [R], terminated, timeout bool [R], whole episodes after one another; `every` [S, D], observations to be
-asked about. Trains d3rlpy's discrete BCQ; OUT.npz: greedy [S], the greedy action of each. Prints updates per second too.
+IN.npz: obs [R, D], action [R], reward [R], terminated, timeout bool [R], whole episodes after one another; `every` [S, D], observations
+to be asked about. Trains d3rlpy's discrete BCQ; OUT.npz: greedy [S], the greedy action of each. Prints updates per second too.
 """
 
 import json

@@ -26,8 +26,6 @@ for t in range(size["steps"]):
         state, _ = env.reset()
 before, action, after, reward, terminated = np.asarray(rows).T
 total, length = np.asarray(ends).T
-np.savez_compressed(
-    sys.argv[2], before=before.astype(int), action=action.astype(int), after=after.astype(int), reward=reward, terminated=terminated.astype(bool),
-    total=total, length=length,
-)  # fmt: skip
+rows = {"before": before.astype(int), "action": action.astype(int), "after": after.astype(int), "reward": reward}
+np.savez_compressed(sys.argv[2], **rows, terminated=terminated.astype(bool), total=total, length=length)
 print(json.dumps({"versions": {name: metadata.version(name) for name in ("icu-sepsis", "gymnasium")}}))
