@@ -128,6 +128,16 @@ class Log:
         return self.states[:, :-1][on], self.actions[on], self.rewards[on], self.states[:, 1:][on]
 
 
+def sample_next(rng: np.random.Generator, mdp: TabularMDP, states: Array, actions: Array) -> Array:
+    """One next state of every state and action, int [N] of int [N] both: a generative model."""
+    running, begin = np.cumsum(mdp.kernel.data), mdp.kernel.indptr
+    row = states * mdp.num_actions + actions
+    before = np.where(begin[row] > 0, running[begin[row] - 1], 0.0)
+    draw = before + rng.random(len(row)) * (running[begin[row + 1] - 1] - before)
+    place = np.clip(np.searchsorted(running, draw, side="right"), begin[row], begin[row + 1] - 1)
+    return np.asarray(mdp.kernel.indices[place], int)
+
+
 def sample_log(seed: int, mdp: TabularMDP, policy: Any, num: int, horizon: int) -> Log:
     """`num` episodes of a policy (int [S] or probabilities [S, A]) until an absorbing state or `horizon` steps.
 
@@ -137,16 +147,11 @@ def sample_log(seed: int, mdp: TabularMDP, policy: Any, num: int, horizon: int) 
         if value < 1:
             raise UserError(f"{name} = {value}: must be at least 1")
     rng, table, absorbing = np.random.default_rng(seed), policy_table(mdp, policy), mdp.absorbing
-    running, begin = np.cumsum(mdp.kernel.data), mdp.kernel.indptr
     state = rng.choice(mdp.num_states, num, p=mdp.initial)
     columns = []
     for _ in range(horizon):
         action = np.minimum((table[state].cumsum(1) < rng.random((num, 1))).sum(1), mdp.num_actions - 1)
-        row = state * mdp.num_actions + action
-        before = np.where(begin[row] > 0, running[begin[row] - 1], 0.0)
-        draw = before + rng.random(num) * (running[begin[row + 1] - 1] - before)
-        place = np.clip(np.searchsorted(running, draw, side="right"), begin[row], begin[row + 1] - 1)
-        new = mdp.kernel.indices[place].astype(int)
+        new = sample_next(rng, mdp, state, action)
         columns.append((state, action, mdp.reward[state, action], ~absorbing[state], table[state, action]))
         state = new
     states, actions, rewards, taken, prob = (np.stack(x, 1) for x in zip(*columns, strict=True))

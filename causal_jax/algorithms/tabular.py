@@ -13,6 +13,7 @@ mean of V. Numbers of the two sepsis simulators: tests/parity/test_sepsis.py.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -175,3 +176,50 @@ def empirical_mdp(mdp: TabularMDP, states: Array, actions: Array, rewards: Array
     )
     reward = np.bincount(index, weights=rewards, minlength=num) / seen
     return dataclasses.replace(mdp, kernel=sp.csr_array(kernel), reward=reward.reshape(mdp.reward.shape))
+
+
+def factored_mdp(
+    mdp: TabularMDP, blocks: Blocks, effects: Sequence[Sequence[int]], states: Array, actions: Array, next_states: Array
+) -> TabularMDP:
+    """The maximum-likelihood MDP under separable effects: P(s' | s, a) = P(rest' | s) prod_k P(S'_k | s, a_k), rewards as in `mdp`.
+
+    Every block's mechanism is counted over all logged steps whatever the other blocks did, which is sound where effects are separable and
+    no hidden variable drives both the action and what follows. A mechanism that was never seen keeps its variables.
+    Args: effects: per block, the indices into mdp.names of S'_k; variables of no block are the rest. states, actions, next_states: [N].
+    Raises: UserError where the MDP has no state variables.
+    """
+    if mdp.variables is None:
+        raise UserError("mdp.variables = None: the states of this MDP are not made of variables")
+    rest = [m for m in range(mdp.variables.shape[1]) if not any(m in effect for effect in effects)]
+    parts = [(effect, blocks.levels[:, k]) for k, effect in enumerate(effects)]
+    if rest:
+        parts.append((rest, np.zeros(mdp.num_actions, int)))
+    kernel, place = sp.csr_array(np.ones((mdp.num_states * mdp.num_actions, 1))), np.zeros(mdp.num_states, int)
+    for effect, level in parts:
+        _, cell = np.unique(mdp.variables[:, list(effect)], axis=0, return_inverse=True)
+        cell, num_cells, num_levels = cell.ravel(), int(cell.max()) + 1, int(level.max()) + 1
+        row, num = states * num_levels + level[actions], mdp.num_states * num_levels
+        unseen = np.flatnonzero(np.bincount(row, minlength=num) == 0)
+        rows, columns = np.append(row, unseen), np.append(cell[next_states], cell[unseen // num_levels])
+        counts = sp.csr_array(sp.coo_array((np.ones(len(rows)), (rows, columns)), shape=(num, num_cells)))
+        chances = sp.csr_array(sp.dia_array((1.0 / np.bincount(rows, minlength=num)[None], [0]), shape=(num, num)) @ counts)
+        kernel = _row_products(kernel, chances[(np.arange(mdp.num_states)[:, None] * num_levels + level).ravel()])
+        place = place * num_cells + cell
+    known, index = np.unique(place, return_index=True)
+    states_of = sp.csr_array((np.ones(len(known)), (known, index)), shape=(kernel.shape[1], mdp.num_states))
+    kernel = sp.csr_array(kernel @ states_of)  # combinations of cells that are no state are left out
+    total = np.asarray(kernel.sum(1)).ravel()
+    lost = np.flatnonzero(total == 0)
+    stay = sp.csr_array((np.ones(len(lost)), (lost, lost // mdp.num_actions)), shape=kernel.shape)
+    scale = sp.dia_array((1.0 / np.where(total > 0, total, 1.0)[None], [0]), shape=(len(total), len(total)))
+    return dataclasses.replace(mdp, kernel=sp.csr_array(scale @ kernel + stay))
+
+
+def _row_products(a: sp.csr_array, b: sp.csr_array) -> sp.csr_array:
+    """Row by row the outer product, flattened: CSR [R, C * D] of [R, C] and [R, D]."""
+    row = np.repeat(np.arange(a.shape[0]), np.diff(a.indptr))
+    times = np.diff(b.indptr)[row]
+    first = np.repeat(np.arange(a.nnz), times)
+    second = b.indptr[row[first]] + np.arange(len(first)) - np.repeat(np.cumsum(times) - times, times)
+    columns = a.indices[first].astype(np.int64) * b.shape[1] + b.indices[second]
+    return sp.csr_array((a.data[first] * b.data[second], (row[first], columns)), shape=(a.shape[0], a.shape[1] * b.shape[1]))

@@ -1,12 +1,21 @@
 """Tabular truths of AD-RL in small worlds: the offset identity, where projection fails, where MB-FPI is only locally optimal."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from causal_jax.algorithms.tabular import empirical_mdp, factored_policy_iteration, policy_value, state_values, value_iteration
+from causal_jax.algorithms.tabular import (
+    empirical_mdp,
+    factored_mdp,
+    factored_policy_iteration,
+    policy_value,
+    state_values,
+    value_iteration,
+)
 from causal_jax.causal.intervention import Blocks, complete, interaction_share, merge, offset_sum, projected_mdp, separability
-from causal_jax.mdp import make_mdp, sample_log, uniform_policy
+from causal_jax.mdp import make_mdp, sample_log, sample_next, uniform_policy
 from causal_jax.types import UserError
 
 
@@ -188,3 +197,19 @@ def test_logs_follow_kernel_and_policy():
     assert total.mean() == pytest.approx(policy_value(mdp, table, 1.0, horizon=6), abs=4 * total.std() / np.sqrt(len(total)))
     with pytest.raises(UserError, match="num = 0: must be at least 1"):
         sample_log(1, mdp, table, 0, 6)
+
+
+def test_a_factored_model_needs_columns_of_single_blocks_only():
+    """Steps in which one block acts and the other does nothing, or all joint actions: the product of mechanisms is the kernel."""
+    mdp, blocks = random_product(0, 2, "additive")
+    rng, effects = np.random.default_rng(0), ((0,), (1,))
+    alone = np.unique(np.concatenate([blocks.completions(k) for k in range(2)]))
+    for actions in (alone, np.arange(9)):
+        states, chosen = (x.ravel() for x in np.meshgrid(np.arange(16), np.repeat(actions, 20_000 // len(actions)), indexing="ij"))
+        learned = factored_mdp(mdp, blocks, effects, states, chosen, sample_next(rng, mdp, states, chosen))
+        assert np.abs(learned.transition - mdp.transition).max() < 0.03
+        np.testing.assert_array_equal(learned.reward, mdp.reward)
+    none = factored_mdp(mdp, blocks, effects, *(np.zeros(0, int),) * 3)
+    np.testing.assert_array_equal(none.transition, np.broadcast_to(np.eye(16)[:, None], (16, 9, 16)))
+    with pytest.raises(UserError, match="not made of variables"):
+        factored_mdp(dataclasses.replace(mdp, variables=None), blocks, effects, *(np.zeros(0, int),) * 3)
