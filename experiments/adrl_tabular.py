@@ -9,9 +9,9 @@ actions; MB-FPI on the last. The paper's claim (arXiv 2504.21326; its bound was 
 L^2 / 2 L. The same on sepsis-sim with its two separable blocks, 8 joint actions against 5 (the no-op is in both blocks).
 structure: the blocks that interact, found from logged episodes of sepsis-sim under uniform actions by `intervention.effect_evidence`,
 without and with a hidden severity that drives treatment and outcome. Right is {abx, vaso} x {vent}.
-confounding: sepsis-sim with that hidden severity, of strength c (not in the paper, which supposes that there is none). Estimates of one
-policy's value from a log, beside the truth; the value that learned policies promise, beside theirs; how wrong a trajectory's weight must be
-allowed to be for the bounds of `estimators.confounding_bounds` to hold the truth.
+confounding: sepsis-sim with that hidden severity, of strength c (not in the paper, which supposes that there is none). Estimates of three
+policies' values from a log, beside the truth; the values that learned policies promise, beside theirs; by what factor a trajectory's weight
+must be allowed to be wrong for the bounds of `estimators.confounding_bounds` to hold the truth.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from causal_jax.causal import estimators, intervention
 from causal_jax.causal.intervention import Blocks
 from causal_jax.envs import sepsis
 from causal_jax.fields import suggest
-from causal_jax.mdp import Array, TabularMDP, make_mdp, sample_log, sample_next, uniform_policy
+from causal_jax.mdp import Array, Log, TabularMDP, make_mdp, sample_log, sample_next, uniform_policy
 from causal_jax.types import UserError
 from experiments.benchmarks import measure
 from experiments.fcdl import command
@@ -54,7 +54,8 @@ PER_ACTION = (1, 2, 4, 8, 16)  # of sepsis-sim, per state and joint action
 GAP = 0.1  # of what there is to win over doing nothing
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 EPISODES, HORIZON, GAMMA, EVIDENCE = 5000, 20, 0.99, 6.0
-LAMBDAS = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
+FACTORS = (*(round(1 + 0.05 * i, 2) for i in range(41)), 4.0, 5.0, 10.0, 20.0)  # by which a trajectory's weight may be wrong
+WIDE = FACTORS.index(1.5)
 METHODS = ("joint model", "factored model", "factored, one block at a time", "the same, MB-FPI")
 
 
@@ -204,84 +205,89 @@ def structure(options: Options) -> dict[str, Any]:
 
 
 def confounding(options: Options) -> dict[str, Any]:
-    """Bias of every estimate by strength of the hidden severity; promised and true values of learned policies; the bounds."""
+    """Estimates and truth by strength of the hidden severity, of three policies; promised and true values of learned ones; the bounds."""
     sim = sepsis.sepsis_sim_mdp()
     best = np.eye(8)[value_iteration(sim, GAMMA).policy]
-    base, target, rows = 0.5 * best + 0.5 / 8, 0.9 * best + 0.1 / 8, []
+    base, estimates, learned = 0.75 * best + 0.25 / 8, [], []
+    targets = {"optimal": 0.9 * best + 0.1 / 8, "treats more": _tilted(base, 1.0), "treats less": _tilted(base, -1.0)}
     for strength in STRENGTHS[:: 4 if options.small else 1]:
         mdp, log_policy = world(strength, base)
-        copies = mdp.num_states // 1442
-        truth = policy_value(mdp, np.tile(target, (copies, 1)), GAMMA, HORIZON)
-        found = [
-            _estimates(seed, sim, mdp, log_policy, base, target, truth, 200 if options.small else EPISODES)
-            for seed in range(1 if options.small else options.seeds)
-        ]
-        rows.append(
-            {
-                "confounding": strength, "truth": truth, "behaviour": policy_value(mdp, log_policy, GAMMA, HORIZON),
-                **{name: estimate([f[name] for f in found]) for name in found[0]},
-            }
-        )  # fmt: skip
-    return {"episodes": EPISODES, "horizon": HORIZON, "gamma": GAMMA, "rows": rows}
+        logs = [sample_log(seed, mdp, log_policy, 200 if options.small else EPISODES, HORIZON) for seed in range(options.seeds)]
+        models = [empirical_mdp(sim, *_blind(log)) for log in logs]
+        for name, target in targets.items():
+            truth = policy_value(mdp, np.tile(target, (mdp.num_states // 1442, 1)), GAMMA, HORIZON)
+            found = [_estimates(log, model, base, target, truth) for log, model in zip(logs, models, strict=True)]
+            columns = {key: estimate([f[key] for f in found]) for key in found[0]}
+            estimates.append({"confounding": strength, "policy": name, "truth": truth, **columns})
+        found = [_learned(sim, mdp, log, model) for log, model in zip(logs, models, strict=True)]
+        logged = policy_value(mdp, log_policy, GAMMA)
+        learned.append({"confounding": strength, "logged": logged, **{key: estimate([f[key] for f in found]) for key in found[0]}})
+    return {"episodes": EPISODES, "horizon": HORIZON, "gamma": GAMMA, "estimates": estimates, "learned": learned}
 
 
-def _estimates(
-    seed: int, sim: TabularMDP, mdp: TabularMDP, log_policy: Array, base: Array, target: Array, truth: float, episodes: int
-) -> dict[str, float]:
-    """Everything from one log, all blind to the severity: states are those of `sim`."""
-    log = sample_log(seed, mdp, log_policy, episodes, HORIZON)
-    copies, seen = mdp.num_states // 1442, log.states % 1442
-    states, actions, rewards, after = (log.steps[0] % 1442, *log.steps[1:3], log.steps[3] % 1442)
+def _tilted(policy: Array, by: float) -> Array:
+    """The policy, in proportion to exp(by (treatments that an action switches on))."""
+    tilted = policy * np.exp(by * sepsis.blocks("3").levels.sum(1))
+    return np.asarray(tilted / tilted.sum(1, keepdims=True))
+
+
+def _blind(log: Log) -> tuple[Array, Array, Array, Array]:
+    """States, actions, rewards, next states of a log without the severity."""
+    states, actions, rewards, after = log.steps
+    return states % 1442, actions, rewards, after % 1442
+
+
+def _counts(log: Log) -> Array:
     counts = np.zeros((1442, 8))
-    np.add.at(counts, (states, actions), 1)
+    np.add.at(counts, _blind(log)[:2], 1)
+    return counts
+
+
+def _estimates(log: Log, model: TabularMDP, base: Array, target: Array, truth: float) -> dict[str, float]:
+    """Values of `target` from one log, and the bounds: all blind to the severity, but for the one that says so."""
+    counts, at = _counts(log), (log.states[:, :-1] % 1442, log.actions)
     behaviour = (counts + base) / (counts + base).sum(1, keepdims=True)
-    at = (seen[:, :-1], log.actions)
     ratio = np.where(log.taken, target[at] / behaviour[at], 1.0)
-    exact = np.where(log.taken, target[at] / log.prob, 1.0)  # by who knows the severity
-    model = empirical_mdp(sim, states, actions, rewards, after)
+    exact = np.where(log.taken, target[at] / log.prob, 1.0)
     q = action_values(model, state_values(model, target, GAMMA), GAMMA)
-    data = [jnp.asarray(x, jnp.float32) for x in (ratio, q[at], (target * q).sum(1)[seen[:, :-1]], log.rewards)]
     mask = jnp.asarray(log.taken)
-    weight, value = estimators.prefix_weights(data[0])[:, -1], estimators.returns(data[3], mask, GAMMA)
-    blind, known = ratio.prod(1), exact.prod(1)
-    out = {
+    rho, known, q_taken, v, reward = (jnp.asarray(x, jnp.float32) for x in (ratio, exact, q[at], (target * q).sum(1)[at[0]], log.rewards))
+    weight, value, ones = estimators.prefix_weights(rho)[:, -1], estimators.returns(reward, mask, GAMMA), jnp.ones(len(rho))
+    robust = jax.vmap(estimators.doubly_robust, (0, 0, 0, 0, 0, None))
+    bounds = [estimators.confounding_bounds(weight, value, ones, float(x)) for x in FACTORS]
+    off = exact.prod(1) / ratio.prod(1)
+    return {
+        "WIS, severity known": float(estimators.wis(estimators.prefix_weights(known)[:, -1], value)),
         "WIS": float(estimators.wis(weight, value)),
-        "WIS, severity known": float(estimators.wis(estimators.prefix_weights(jnp.asarray(exact, jnp.float32))[:, -1], value)),
         "ESS": float(estimators.ess(weight)),
-        "per-decision WIS": float(estimators.per_decision_wis(data[0], data[3], mask, GAMMA)),
-        "doubly robust": float(np.mean([*_doubly_robust(data, mask)])),
-        "model (fitted Q)": policy_value(model, target, GAMMA, HORIZON),
-        "wrong by, 95% of weights": float(np.quantile(np.maximum(known / blind, blind / known), 0.95)),
+        "per-decision WIS": float(estimators.per_decision_wis(rho, reward, mask, GAMMA)),
+        "doubly robust": float(robust(rho, q_taken, v, reward, mask, GAMMA).mean()),
+        "model": policy_value(model, target, GAMMA, HORIZON),
+        "low, factor 1.5": float(bounds[WIDE][0]),
+        "high, factor 1.5": float(bounds[WIDE][1]),
+        "factor that holds the truth": float(next((x for x, b in zip(FACTORS, bounds, strict=True) if b[0] <= truth <= b[1]), np.inf)),
+        "factor of 95% of weights": float(np.quantile(np.maximum(off, 1 / off), 0.95)),
     }
-    ones = jnp.ones(len(value))
-    for lam in LAMBDAS:
-        low, high = estimators.confounding_bounds(weight, value, ones, lam)
-        out |= {f"low {lam:g}": float(low), f"high {lam:g}": float(high)}
-    grid = np.geomspace(1, 30, 60)
-    inside = (b for b in grid if _holds(estimators.confounding_bounds(weight, value, ones, float(b)), truth))
-    out["smallest factor that holds the truth"] = float(next(inside, np.inf))
-    allowed = np.where(counts.any(1, keepdims=True), counts > 0, True)
-    blocks = sepsis.blocks("2")
+
+
+def _learned(sim: TabularMDP, mdp: TabularMDP, log: Log, model: TabularMDP) -> dict[str, float]:
+    """What policies learned from one log promise in their own model and are worth. Actions never seen in a state are not taken there."""
+    states, actions, _, after = _blind(log)
+    counts, blocks = _counts(log), sepsis.blocks("2")
+    allowed = (counts > 0) | ~counts.any(1, keepdims=True)
     factored = factored_mdp(sim, blocks, sepsis.EFFECTS["2"], states, actions, after)
     projected = [value_iteration(intervention.projected_mdp(factored, blocks, k), GAMMA).q for k in range(2)]
     total = intervention.offset_sum(projected, state_values(factored, np.zeros(1442, int), GAMMA), blocks)
-    learned = {
+    policies = {
         "joint": value_iteration(model, GAMMA, allowed).policy,
         "factored": value_iteration(factored, GAMMA, allowed).policy,
         "projected sum": np.where(allowed, total, -np.inf).argmax(1),
     }
-    for name, policy in learned.items():
+    out = {}
+    for name, policy in policies.items():
         out[f"{name}: promised"] = policy_value(model if name == "joint" else factored, policy, GAMMA)
-        out[f"{name}: true"] = policy_value(mdp, np.tile(policy, copies), GAMMA)
+        out[f"{name}: true"] = policy_value(mdp, np.tile(policy, mdp.num_states // 1442), GAMMA)
     return out
-
-
-def _doubly_robust(data: list[Any], mask: Any) -> Array:
-    return np.asarray(jax.vmap(estimators.doubly_robust, (0, 0, 0, 0, 0, None))(*data, mask, GAMMA))
-
-
-def _holds(bounds: tuple[Any, Any], truth: float) -> bool:
-    return bool(bounds[0] <= truth <= bounds[1])
 
 
 def picture(results: dict[str, Any], path: Path) -> None:
@@ -295,20 +301,21 @@ def picture(results: dict[str, Any], path: Path) -> None:
             left.plot(*zip(*kept, strict=True), color=plots.PALETTE[k], linestyle=plots.LINES[k], marker="o", markersize=4, label=name)
         left.set(xscale="log", yscale="log", xlabel="levels per block, two blocks", title="Samples per state to lose 10%")
         left.set_xticks(LEVELS, [str(x) for x in LEVELS])
+        left.set_yticks((100, 1000, 10_000), ("100", "1k", "10k"))
         left.minorticks_off()
         left.legend(fontsize=8)
-        rows = results["confounding"]["rows"]
-        strength = [row["confounding"] for row in rows]
-        shown = ("WIS", "doubly robust", "model (fitted Q)", "factored: promised")
-        for k, name in enumerate(shown):
-            base = "factored: true" if name.endswith("promised") else ""
-            off = np.asarray([np.asarray(row[name]) - (row[base][0] if base else row["truth"]) for row in rows])
-            label = "learned, factored: promised" if base else name
-            right.plot(strength, off[:, 0], color=plots.PALETTE[k], linestyle=plots.LINES[k], marker="o", markersize=4, label=label)
-            right.fill_between(strength, off[:, 1], off[:, 2], color=plots.PALETTE[k], alpha=0.16, linewidth=0)
+        rows = results["confounding"]["estimates"]
+        for k, policy in enumerate(("treats less", "optimal")):
+            mine = [row for row in rows if row["policy"] == policy]
+            for line, name in zip(("-", "--", ":"), ("WIS", "per-decision WIS", "model"), strict=True):
+                off = np.asarray([np.asarray(row[name]) - row["truth"] for row in mine])
+                x, look = [row["confounding"] for row in mine], {"color": plots.PALETTE[k], "linewidth": 1.6}
+                right.plot(x, off[:, 0], linestyle=line, marker="o", markersize=4, label=f"{policy}: {name}", **look)
+                right.fill_between(x, off[:, 1], off[:, 2], color=plots.PALETTE[k], alpha=0.12, linewidth=0)
         right.axhline(0, color=plots.MUTED, linewidth=1)
         right.set(xlabel="strength of the hidden severity", title="Estimate - truth, sepsis-sim")
-        right.legend(fontsize=8)
+        right.set_ylim(top=0.5)
+        right.legend(fontsize=8, ncols=2, loc="upper left")
 
 
 def table(results: dict[str, Any]) -> str:
@@ -354,12 +361,10 @@ def table(results: dict[str, Any]) -> str:
             ],
         )  # fmt: skip
     if "confounding" in results:
-        found = results["confounding"]["rows"]
-        names = [name for name in found[0] if name != "confounding"]
-        lines += ["", "A hidden severity on sepsis-sim", ""]
-        lines += rows_of(
-            ["", *(f"c = {row['confounding']:g}" for row in found)], [[name, *(cell(row[name]) for row in found)] for name in names]
-        )
+        for title, part in (("A hidden severity on sepsis-sim: estimates", "estimates"), ("... and learned policies", "learned")):
+            found = results["confounding"][part]
+            lines += ["", title, ""]
+            lines += rows_of(list(found[0]), [[x if isinstance(x, str) else cell(x) for x in row.values()] for row in found])
     return "\n".join(lines)
 
 
