@@ -22,6 +22,8 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
     },
     "magnetic": ("magnetic", "Magnetic", {}),
     "platform": ("platform", "Platform", {}),
+    "catch-point": ("particle", "CatchPoint", {}),
+    **{f"hard-move-{n}": ("particle", "HardMove", {"n": n}) for n in range(4, 17, 2)},
     "probe-value": ("probes", "ProbeValue", {}),
     "probe-credit": ("probes", "ProbeCredit", {}),
     "probe-policy": ("probes", "ProbePolicy", {}),
