@@ -21,6 +21,9 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
         for rule in ("full_fork", "full_chain", "none")
     },
     "magnetic": ("magnetic", "Magnetic", {}),
+    "platform": ("platform", "Platform", {}),
+    "catch-point": ("particle", "CatchPoint", {}),
+    **{f"hard-move-{n}": ("particle", "HardMove", {"n": n}) for n in range(4, 17, 2)},
     "probe-value": ("probes", "ProbeValue", {}),
     "probe-credit": ("probes", "ProbeCredit", {}),
     "probe-policy": ("probes", "ProbePolicy", {}),
