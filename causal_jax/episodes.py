@@ -71,7 +71,7 @@ def record(
     episodes: Episodes, obs: jax.Array, action: tuple[jax.Array, jax.Array], reward: jax.Array, next_obs: jax.Array,
     terminated: jax.Array, over: jax.Array, starts: jax.Array,
 ) -> Episodes:  # fmt: skip
-    """Add a step to the running episode; `over` [] bool ends it, with `starts` [] valid starts, and the next one begins in an empty slot."""
+    """Add a step to the running episode; `over` [] bool ends it, with `starts` [] valid starts, and begins the next in an empty slot."""
     at, t = episodes.head, episodes.length[episodes.head]
     head = (at + over) % episodes.k.shape[0]
     return Episodes(

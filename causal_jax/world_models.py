@@ -52,6 +52,11 @@ class Spec(NamedTuple):
         return {name: size for name, size in heads.items() if name != "last_reward" or self.two_rewards}
 
     @property
+    def num_outputs(self) -> int:
+        """Outputs of all networks: so many normals make a draw, those of the next state first."""
+        return sum(self.heads.values())
+
+    @property
     def code_size(self) -> int:
         """Inputs that show k."""
         return self.num_actions if self.code == "one-hot" else max(1, math.ceil(math.log2(self.num_actions)))
@@ -150,15 +155,15 @@ def next_state(params: Any, spec: Spec, obs: jax.Array, k: jax.Array, z: jax.Arr
 
 
 def outcome(params: Any, spec: Spec, next_obs: jax.Array, k: jax.Array, z: jax.Array, noise: jax.Array | None) -> Prediction:
-    """Rewards and logits of a step that led to next_obs [..., S]; noise [..., 4]: reward, last reward, logits. None: the means."""
-    drawn = noise is not None
+    """Rewards and logits of a step that led to next_obs [..., S]; noise [..., 3 or 4]: logits, then rewards. None: the means."""
 
-    def head(name: str, part: slice) -> jax.Array:
-        return _draw(*apply_head(params[name], spec, next_obs, k, z, drawn), noise[..., part] if noise is not None else None)
+    def head(name: str, begin: int, end: int) -> jax.Array:
+        drawn = None if noise is None else noise[..., begin:end]
+        return _draw(*apply_head(params[name], spec, next_obs, k, z, drawn is not None), drawn)
 
-    reward = _reward(spec, head("reward", slice(0, 1)))
-    last = _reward(spec, head("last_reward", slice(1, 2))) if spec.two_rewards else reward
-    return Prediction(next_obs, reward, last, head("going", slice(2, 4)))
+    reward = _reward(spec, head("reward", 2, 3))
+    last = _reward(spec, head("last_reward", 3, 4)) if spec.two_rewards else reward
+    return Prediction(next_obs, reward, last, head("going", 0, 2))
 
 
 def returns(params: Any, spec: Spec, key: Key | None, obs: jax.Array, plans: tuple[jax.Array, jax.Array], gamma: jax.Array) -> jax.Array:
@@ -169,7 +174,7 @@ def returns(params: Any, spec: Spec, key: Key | None, obs: jax.Array, plans: tup
     """
     k, z = plans
     count, horizon = k.shape
-    noise = None if key is None else jax.random.normal(key, (horizon, count, spec.obs_size + 4))
+    noise = None if key is None else jax.random.normal(key, (horizon, count, spec.num_outputs))
 
     def body(carry: Any, inputs: Any) -> tuple[Any, None]:
         obs, alive, total, discount = carry
@@ -189,7 +194,7 @@ def returns(params: Any, spec: Spec, key: Key | None, obs: jax.Array, plans: tup
 def unroll(params: Any, spec: Spec, key: Key | None, window: Window) -> Prediction:
     """Predictions [B, H, ...] along the actions of windows [B, H], each from the prediction before; key as in `returns`."""
     count, horizon = window.k.shape
-    noise = None if key is None else jax.random.normal(key, (horizon, count, spec.obs_size + 4))
+    noise = None if key is None else jax.random.normal(key, (horizon, count, spec.num_outputs))
     size = spec.obs_size
 
     def body(obs: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:

@@ -2,7 +2,7 @@
 
 One `step`: plan, act in the environment once, then 25 updates on windows of the episodes that are over. `init` plays 50 random episodes.
 The planner (planning.py, hybrid_planning.py) draws 1,000 plans six times, each time around the 100 best of the last; it begins where the
-plan of the previous step left off (probabilities and means, not deviations) and plays the first action of one of its elites, drawn by weight.
+plan of the previous step left off (probabilities and means, not deviations) and plays the first action of an elite, drawn by weight.
 Training plans with the model's draws and adds noise of the elites' deviation to z; evaluation plans with the model's means.
 mode="definition" (default): the loss of a window counts its steps up to the end of its episode. mode="authors": as their code has it, the
 cross-entropy of "goes on" counts all steps (losses in world_models.py), and an episode that was cut short ends in a step that never was.
