@@ -136,21 +136,21 @@ def episode(loaded: runs.Loaded, member: int, seed: int, greedy: bool) -> tuple[
         raise UserError(f"env = {run.settings.env!r}: has no render, so there is nothing to play")
     state, task = member_of(loaded, member)
 
-    def act(key: Key, obs: Obs) -> Action:
-        return run.algorithm.act(key, state, obs, greedy)
+    player = rollout.actor(run.algorithm, state, greedy)
 
     def body(carry: tuple[Any, ...], key: Key) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        obs, env_state, alive = carry
+        obs, env_state, alive, memory = carry
         key_act, key_step = jax.random.split(key)
-        obs, env_state, reward, terminated, _ = env.step_env(key_step, env_state, act(key_act, obs), task.env_params)
+        action, memory = player.act(key_act, obs, memory)
+        obs, env_state, reward, terminated, _ = env.step_env(key_step, env_state, action, task.env_params)
         done = jnp.asarray(terminated, bool) | jnp.asarray(env.is_truncated(env_state, task.env_params), bool)
-        return (obs, env_state, alive & ~done), (env_state, alive, reward)
+        return (obs, env_state, alive & ~done, memory), (env_state, alive, reward)
 
     def play(key: Key) -> tuple[Any, Any, jax.Array, jax.Array]:
         key_reset, key_steps = jax.random.split(key)
         obs, start = env.reset_env(key_reset, task.env_params)
         keys = jax.random.split(key_steps, run.settings.eval_steps or runs.time_limit(task.env_params))
-        _, (states, alive, reward) = jax.lax.scan(body, (obs, start, jnp.ones((), bool)), keys)
+        _, (states, alive, reward) = jax.lax.scan(body, (obs, start, jnp.ones((), bool), player.memory), keys)
         return start, states, alive, reward
 
     start, states, alive, reward = jax.device_get(jax.jit(play)(jax.random.key(seed)))
