@@ -21,6 +21,14 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
         for rule in ("full_fork", "full_chain", "none")
     },
     "magnetic": ("magnetic", "Magnetic", {}),
+    **{
+        f"minigrid-{task}": ("minigrid", "Minigrid", {"task": task})
+        for task in (
+            *("unlockpickup", "gotolocal", "putnextlocal"),
+            *(f"gotodooropenr2-{target}" for target in ("redball", "greenball", "blueball", "greykey", "greenbox")),
+            *(f"gotor3-{target}" for target in ("greykey", "greenbox", "bluekey", "blueball", "purpleball", "redbox")),
+        )
+    },
     "probe-value": ("probes", "ProbeValue", {}),
     "probe-credit": ("probes", "ProbeCredit", {}),
     "probe-policy": ("probes", "ProbePolicy", {}),
