@@ -9,8 +9,8 @@ Kept from the authors' program (numbers: tests/data/minigrid.npz): all semantics
 on the cell in front, turns and failed actions too; "put next" only when a drop took effect; success and time limit may coincide.
 Departures: float32 rewards; the time limit is a truncation, not a terminal; visits of the position bonus are counted by each environment
 for itself (the authors have one environment).
-`successors` compares what the authors' picture shows, in which picking a box up and destroying it look alike (`effect="state"` tells them
-apart). Its flag `terminated` makes the successful pick-up unique: without it CEE masks both, and the goal of unlockpickup cannot be reached.
+`successors` compares what the authors' picture shows, in which picking a box up and destroying it look alike (`effect="state"` tells
+them apart). Its flag `terminated` makes the successful pick-up unique: without it CEE masks both, and unlockpickup cannot be solved.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Minigrid(Environment):
     layout: str = option("fixed", choices=("fixed", "random"))
     """The authors' layout, or a random one of the same kind in every episode."""
     bonus: str = option("none", choices=("none", "add", "only"))
-    """Position bonus: add bonus_scale / sqrt(visits of the cell) to the reward, or (only) pay 1 / sqrt(visits) and end at the limit alone."""
+    """Position bonus: add bonus_scale / sqrt(visits of the cell), or pay only 1 / sqrt(visits) and end at the time limit alone."""
     effect: str = option("picture", choices=("picture", "state"))
     """What `successors` compares: what the picture shows, or what is carried too."""
     max_steps: int = option(0, low=0)
@@ -107,7 +107,7 @@ class Minigrid(Environment):
         if self.observation == "symbolic":
             return Box(0.0, 1.0, (views.symbolic_size((width, height)),))
         if self.observation == "view":
-            return Box(0, physics.GOAL, (views.VIEW, views.VIEW, 3), jnp.uint8)
+            return Box(0, physics.BOX, (views.VIEW, views.VIEW, 3), jnp.uint8)
         return Box(0, 255, (picture.TILE * height, picture.TILE * width, 3), jnp.uint8)
 
     def _observe(self, state: MinigridState) -> jax.Array:
@@ -132,8 +132,6 @@ class Minigrid(Environment):
             kind, colour = outcome.ahead
         elif goal == layouts.PICK_UP:
             kind, colour = outcome.carry
-        elif goal == layouts.REACH:
-            kind, colour, _ = physics.read(grid, outcome.x, outcome.y)
         else:
             kind, colour = had[0].astype(jnp.int32), had[1].astype(jnp.int32)
         found = (kind == params.target[0]) & (colour == params.target[1])
@@ -150,9 +148,9 @@ class Minigrid(Environment):
 
         The action is an int [] in [0, 7). The key is not needed.
         """
-        outcome = physics.act(state.grid, state.agent, state.carry, action)
+        outcome = physics.act(state.grid, state.agent, state.carry, jnp.asarray(action))
         success = self._success(params, action, outcome, state.grid, state.carry)
-        t = state.t + 1
+        t = jnp.asarray(state.t, jnp.int32) + 1
         reward = jnp.where(success, 1.0 - 0.9 * t.astype(jnp.float32) / params.max_steps.astype(jnp.float32), 0.0)
         terminated, visits = success, state.visits
         if visits is not None:

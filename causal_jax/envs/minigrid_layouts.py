@@ -1,8 +1,8 @@
 """The fixed layouts of the authors' MiniGrid and BabyAI tasks, and random ones of the same kind.
 
-A layout is a table of square rooms with shared walls, doors in those walls, objects, and the agent. A random layout keeps rooms, colours and
-kinds: every object and the agent move to a random free cell of their room, every door to a random place of its wall. Nothing can be
-blocked for good, since every object can be carried away.
+A layout is a table of square rooms with shared walls, doors in those walls, objects, and the agent. A random layout keeps rooms,
+colours and kinds: every object and the agent move to a random free cell of their room, every door to a random place of its wall. Nothing
+is blocked for good, since every object can be carried away.
 Source: the published tasks' own fixed seeds (CEE, arXiv 2501.14543).
 """
 
@@ -19,12 +19,10 @@ import numpy as np
 from causal_jax.envs import minigrid_physics as physics
 from causal_jax.types import Key
 
-PICK_UP, GO_TO, PUT_NEXT, REACH = "pick up", "go to", "put next", "reach"
+PICK_UP, GO_TO, PUT_NEXT = "pick up", "go to", "put next"
 
 _UNLOCK = "5,1 locked blue door; 7,1 purple box; 1,2 blue key"
-_GO_TO_LOCAL = (
-    "2,1 yellow box; 6,1 yellow key; 3,2 grey box; 3,3 purple ball; 4,3 yellow ball; 5,3 grey key; 3,4 yellow key; 4,5 green key"
-)
+_GO_TO_LOCAL = "2,1 yellow box; 6,1 yellow key; 3,2 grey box; 3,3 purple ball; 4,3 yellow ball; 5,3 grey key; 3,4 yellow key; 4,5 green key"
 _PUT_NEXT = "6,1 purple box; 5,2 yellow box; 1,3 purple key; 3,4 yellow key; 2,5 red key; 4,5 green key; 6,5 blue ball; 1,6 red ball"
 _R2 = (
     "13,1 green key; 10,2 blue box; 10,3 purple ball; 11,3 yellow ball; 8,4 green key; 6,5 grey box; 7,6 open red door; "
@@ -46,7 +44,7 @@ R3_TARGETS = ("greykey", "greenbox", "bluekey", "blueball", "purpleball", "redbo
 class Layout:
     """One task. Coordinates are (x, y) with y downwards, `side` is a room's width with its walls, `rooms` the table (across, down).
 
-    goal: what ends the episode: "pick up", "go to" (face it), "put next" (target beside fixed), "reach" (stand on it). target, fixed:
+    goal: what ends the episode: "pick up", "go to" (face it), "put next" (drop it beside fixed). target, fixed:
     (type, colour) codes. objects: ((x, y, type, colour, state), ...). bonus: size of the authors' position bonus.
     """
 

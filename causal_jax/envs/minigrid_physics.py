@@ -14,8 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-EMPTY, WALL, DOOR, KEY, BALL, BOX, GOAL = 1, 2, 4, 5, 6, 7, 8
-TYPES = {"empty": EMPTY, "wall": WALL, "door": DOOR, "key": KEY, "ball": BALL, "box": BOX, "goal": GOAL}
+EMPTY, WALL, DOOR, KEY, BALL, BOX = 1, 2, 4, 5, 6, 7
+TYPES = {"door": DOOR, "key": KEY, "ball": BALL, "box": BOX}
 COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
 OPEN, CLOSED, LOCKED = 0, 1, 2
 STATES = ("open", "closed", "locked")
@@ -49,19 +49,19 @@ def in_front(x: jax.Array, y: jax.Array, direction: jax.Array) -> tuple[jax.Arra
 
 def read(grid: jax.Array, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(type, colour, state) of a cell as int32 scalars."""
-    cell = grid[x, y].astype(jnp.int32)
-    return cell[0], cell[1], cell[2]
+    kind, colour, state = grid[x, y].astype(jnp.int32)
+    return kind, colour, state
 
 
 def act(grid: jax.Array, agent: jax.Array, carry: jax.Array, action: jax.Array) -> Outcome:
     """One action. grid uint8 [W, H, 3], agent uint8 [3], carry uint8 [2], action int []; `write` puts the outcome into the grid."""
-    x, y, d = agent[0].astype(jnp.int32), agent[1].astype(jnp.int32), agent[2].astype(jnp.int32)
-    held, held_colour = carry[0].astype(jnp.int32), carry[1].astype(jnp.int32)
+    x, y, d = jnp.asarray(agent, jnp.int32)
+    held, held_colour = jnp.asarray(carry, jnp.int32)
     fx, fy = in_front(x, y, d)
     kind, colour, state = read(grid, fx, fy)
     is_door, is_box = kind == DOOR, kind == BOX
 
-    moves = (action == FORWARD) & ((kind == EMPTY) | (kind == GOAL) | (is_door & (state == OPEN)))
+    moves = (action == FORWARD) & ((kind == EMPTY) | (is_door & (state == OPEN)))
     picked = (action == PICKUP) & (held == 0) & ((kind == KEY) | (kind == BALL) | is_box)
     dropped = (action == DROP) & (held > 0) & (kind == EMPTY)
     unlocks = (held == KEY) & (held_colour == colour)

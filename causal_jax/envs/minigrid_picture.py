@@ -18,7 +18,7 @@ from causal_jax.envs import minigrid_physics as physics
 
 TILE = 8  # pixels of a cell in observations
 RGB = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "purple": (112, 39, 195), "yellow": (255, 255, 0), "grey": (100,) * 3}
-_KINDS, _STATES, _AGENTS = 9, 3, 5  # type codes, states, no agent or its four directions
+_KINDS, _STATES, _AGENTS = 8, 3, 5  # type codes, states, no agent or its four directions
 
 Shape = Callable[[Any, Any], Any]
 
@@ -55,7 +55,7 @@ def _door(colour: np.ndarray, state: int) -> list[tuple[Shape, Any]]:
 
 def _layers(kind: int, colour: np.ndarray, state: int) -> list[tuple[Shape, Any]]:
     """What an object is painted of, in order."""
-    if kind in (physics.WALL, physics.GOAL):
+    if kind == physics.WALL:
         return [(_box(0, 1, 0, 1), colour)]
     if kind == physics.DOOR:
         return _door(colour, state)
@@ -89,7 +89,7 @@ def tile(kind: int, colour: int, state: int, agent: int | None = None, size: int
 
 @functools.cache
 def atlas(size: int = TILE) -> np.ndarray:
-    """Every tile, uint8 [9 * 6 * 3 * 5, size, size, 3]; `_index` says which is which."""
+    """Every tile, uint8 [8 * 6 * 3 * 5, size, size, 3]; `_index` says which is which."""
     codes = np.ndindex(_KINDS, len(physics.COLOURS), _STATES, _AGENTS)
     return np.stack([tile(kind, colour, state, agent - 1 if agent else None, size) for kind, colour, state, agent in codes])
 

@@ -37,7 +37,7 @@ def _paint(colour: jax.Array) -> jax.Array:
 def symbolic(grid: jax.Array, agent: jax.Array, carry: jax.Array) -> jax.Array:
     """The symbolic vector of a state: grid uint8 [W, H, 3], agent uint8 [3], carry uint8 [2] -> float32 [D]."""
     kind, paint, state = (x.reshape(-1) for x in (grid[..., 0].astype(jnp.float32), _paint(grid[..., 1]), grid[..., 2] * 0.5))
-    x, y, direction = agent[0].astype(jnp.int32), agent[1].astype(jnp.int32), agent[2].astype(jnp.int32)
+    x, y, direction = jnp.asarray(agent, jnp.int32)
     pose = (direction * grid.shape[0] + x) * grid.shape[1] + y
     standing = (jnp.arange(4 * kind.size) == pose).astype(jnp.float32)
     ahead, ahead_colour, ahead_state = physics.read(grid, *physics.in_front(x, y, direction))
@@ -70,7 +70,7 @@ def from_symbolic(obs: jax.Array, walls: jax.Array) -> tuple[jax.Array, jax.Arra
 
 def egocentric(grid: jax.Array, agent: jax.Array, carry: jax.Array) -> jax.Array:
     """MiniGrid's partial view of a state: uint8 [7, 7, 3], see the module."""
-    x, y, direction = agent[0].astype(jnp.int32), agent[1].astype(jnp.int32), agent[2].astype(jnp.int32)
+    x, y, direction = jnp.asarray(agent, jnp.int32)
     ahead_x, ahead_y = physics.in_front(jnp.int32(0), jnp.int32(0), direction)
     side, depth = jnp.arange(VIEW)[:, None] - VIEW // 2, VIEW - 1 - jnp.arange(VIEW)[None, :]  # to the right of the agent, ahead of it
     wx, wy = x + depth * ahead_x - side * ahead_y, y + depth * ahead_y + side * ahead_x
