@@ -66,8 +66,8 @@ class Minigrid(Environment):
     task: str
     observation: str = option("symbolic", choices=("symbolic", "view", "rgb"))
     """symbolic: a vector of everything; view: the 7 x 7 cells before the agent; rgb: the whole map, 8 pixels a cell, nothing carried."""
-    layout: str = option("fixed", choices=("fixed", "random"))
-    """The authors' layout, or a random one of the same kind in every episode."""
+    layout: str = option("fixed", choices=("fixed", "random", "anywhere"))
+    """The authors' layout; a random one of the same kind in every episode; or one with things and agent anywhere, doors in any state."""
     bonus: str = option("none", choices=("none", "add", "only"))
     """Position bonus: add bonus_scale / sqrt(visits of the cell), or pay only 1 / sqrt(visits) and end at the time limit alone."""
     effect: str = option("picture", choices=("picture", "state"))
@@ -82,7 +82,7 @@ class Minigrid(Environment):
     @property
     def costly_reset(self) -> bool:  # type: ignore[override]
         """Random layouts are drawn only when an episode of the batch has ended."""
-        return self.layout == "random"
+        return self.layout != "fixed"
 
     @property
     def default_params(self) -> MinigridParams:
@@ -110,7 +110,8 @@ class Minigrid(Environment):
             return Box(0, physics.BOX, (views.VIEW, views.VIEW, 3), jnp.uint8)
         return Box(0, 255, (picture.TILE * height, picture.TILE * width, 3), jnp.uint8)
 
-    def _observe(self, state: MinigridState) -> jax.Array:
+    def observe(self, state: MinigridState) -> jax.Array:
+        """What the agent sees of a state, see `observation`."""
         if self.observation == "rgb":
             return picture.image(state.grid, state.agent)
         see = views.symbolic if self.observation == "symbolic" else views.egocentric
@@ -118,12 +119,12 @@ class Minigrid(Environment):
 
     def reset_env(self, key: Key, params: MinigridParams) -> tuple[jax.Array, MinigridState]:
         """A start: (obs, state). The key is consumed by random layouts; a fixed one needs none."""
-        grid, agent = params.grid, params.agent
-        if self.layout == "random":
-            grid, agent = layouts.random_start(key, self._layout)
+        grid, agent, carry = params.grid, params.agent, jnp.zeros(2, jnp.uint8)
+        if self.layout != "fixed":
+            grid, agent, carry = layouts.random_start(key, self._layout, anywhere=self.layout == "anywhere")
         visits = None if self.bonus == "none" else jnp.zeros(grid.shape[:2], jnp.int32)
-        state = MinigridState(grid, agent, jnp.zeros(2, jnp.uint8), jnp.zeros((), jnp.int32), visits)
-        return self._observe(state), state
+        state = MinigridState(grid, agent, carry, jnp.zeros((), jnp.int32), visits)
+        return self.observe(state), state
 
     def _success(self, params: MinigridParams, action: jax.Array, outcome: physics.Outcome, grid: jax.Array, had: jax.Array) -> jax.Array:
         """bool []: the task is done. grid: before the action (only the cell in front of the agent changes); had: carried before."""
@@ -160,7 +161,7 @@ class Minigrid(Environment):
             terminated = jnp.zeros_like(success) if self.bonus == "only" else success
         agent = jnp.stack([outcome.x, outcome.y, outcome.direction]).astype(jnp.uint8)
         state = MinigridState(physics.write(state.grid, outcome), agent, jnp.stack(outcome.carry).astype(jnp.uint8), t, visits)
-        return self._observe(state), state, reward, terminated, {"success": success}
+        return self.observe(state), state, reward, terminated, {"success": success}
 
     def step(
         self, key: Key, state: MinigridState, action: Action, params: Any = None

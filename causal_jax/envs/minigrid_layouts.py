@@ -147,17 +147,31 @@ def _slots(layout: Layout) -> _Slots:
     return _Slots(corner[:, None] + inside, room, rank, things, places[:, None] + free[:, None] * along, doors)
 
 
-def random_start(key: Key, layout: Layout) -> tuple[jax.Array, jax.Array]:
-    """A random layout of the same kind: (grid uint8 [W, H, 3], agent uint8 [3]). The key is consumed."""
+def random_start(key: Key, layout: Layout, anywhere: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A random layout of the same kind: (grid uint8 [W, H, 3], agent uint8 [3], carry uint8 [2]). The key is consumed.
+
+    anywhere: everything may lie in any room, doors have any state, and half of the time one of the objects is in the agent's hand: starts
+    for a model that is to know what actions do in states that random actions seldom reach.
+    """
     slots = _slots(layout)
-    key_cells, key_doors, key_direction = jax.random.split(key, 3)
-    order = jnp.argsort(jax.random.uniform(key_cells, slots.cells.shape[:2]), axis=1)
-    places = jnp.asarray(slots.cells)[slots.room, order[slots.room, slots.rank]]
-    grid, things = jnp.asarray(layout.walls()), places[:-1]
-    grid = grid.at[things[:, 0], things[:, 1]].set(jnp.asarray(slots.things[:, 2:], jnp.uint8))
+    keys = jax.random.split(key, 5)
+    num, cells = len(slots.things), jnp.asarray(slots.cells)
+    if anywhere:
+        places = jax.random.permutation(keys[0], cells.reshape(-1, 2))[: num + 1]
+    else:
+        order = jnp.argsort(jax.random.uniform(keys[0], cells.shape[:2]), axis=1)
+        places = cells[slots.room, order[slots.room, slots.rank]]
+    codes = jnp.asarray(slots.things[:, 2:], jnp.uint8)
+    carry = jnp.zeros(2, jnp.uint8)
+    if anywhere:
+        held = jax.random.randint(keys[1], (), 0, 2 * num)  # num and more: nothing
+        carry = jnp.where(held < num, codes[jnp.minimum(held, num - 1), :2], 0)
+        codes = jnp.where((jnp.arange(num) == held)[:, None], jnp.asarray((physics.EMPTY, 0, 0), jnp.uint8), codes)
+    grid = jnp.asarray(layout.walls()).at[places[:num, 0], places[:num, 1]].set(codes)
     if len(slots.doors):
-        chosen = jax.random.randint(key_doors, (len(slots.doors),), 0, slots.places.shape[1])
+        chosen = jax.random.randint(keys[2], (len(slots.doors),), 0, slots.places.shape[1])
         door = jnp.asarray(slots.places)[np.arange(len(slots.doors)), chosen]
-        grid = grid.at[door[:, 0], door[:, 1]].set(jnp.asarray(slots.doors[:, 2:], jnp.uint8))
-    direction = jax.random.randint(key_direction, (), 0, 4)
-    return grid, jnp.append(places[-1], direction).astype(jnp.uint8)
+        state = jax.random.randint(keys[3], (len(slots.doors),), 0, len(physics.STATES)) if anywhere else slots.doors[:, 4]
+        grid = grid.at[door[:, 0], door[:, 1]].set(jnp.column_stack([slots.doors[:, 2:4], state]).astype(jnp.uint8))
+    direction = jax.random.randint(keys[4], (), 0, 4)
+    return grid, jnp.append(places[num], direction).astype(jnp.uint8), carry

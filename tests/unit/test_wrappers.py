@@ -86,7 +86,7 @@ def test_names_and_options_reach_the_right_environment():
         ("alias:magnetic", {}, "alias: env = Magnetic: needs a Discrete action space, this one is Box"),
         ("alias:nothing", {}, None),
         ("navix:Navix-Empty-5x5-v0", {}, "env = 'navix:Navix-Empty-5x5-v0': needs the package navix, which cannot be imported here"),
-        ("minigrid-unlockpickup", {"layout": "x"}, "minigrid-unlockpickup: layout = 'x': must be one of fixed, random"),
+        ("minigrid-unlockpickup", {"layout": "x"}, "minigrid-unlockpickup: layout = 'x': must be one of fixed, random, anywhere"),
     ],
 )
 def test_one_line_per_mistake(name, options, told, monkeypatch):
