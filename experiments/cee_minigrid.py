@@ -123,16 +123,14 @@ def mask_quality(task: str, folder: Path) -> dict[str, Any]:
     models = effect_model.model(loaded.run.state)
     env = loaded.resolved.env
 
-    def kept(model: Any, selection: str) -> Any:
+    def kept(model: Any) -> Any:
         def one(state: Any) -> Any:
-            return effects.select(selection, jax.random.key(0), inverse.n_matrix(model, env.observe(state)))
+            n_matrix = inverse.n_matrix(model, env.observe(state))
+            return [effects.select(selection, jax.random.key(0), n_matrix) for selection in ("cee", "npm")]
 
         return jax.lax.map(one, graph.states, batch_size=2048)
 
-    def all_kept(models: Any) -> Any:
-        return [jax.lax.map(lambda model: kept(model, selection), models) for selection in ("cee", "npm")]
-
-    cee, npm = jax.device_get(jax.jit(all_kept)(models))
+    cee, npm = jax.device_get(jax.jit(lambda models: jax.lax.map(kept, models))(models))
     return {
         "states": len(wanted),
         "same": [round(float((member == wanted).all(1).mean()), 4) for member in cee],

@@ -24,12 +24,12 @@ from causal_jax.types import Key, Network, Params
 
 
 class Scaler(NamedTuple):
-    """Units of the inputs: mean, scale [D] of observations, displacement [D] of s' - s (root mean square), frequencies [K] per scale."""
+    """Units of the inputs: mean, scale [D] of observations, displacement [D] of s' - s (root mean square), frequencies [K] or None."""
 
     mean: jax.Array
     scale: jax.Array
     displacement: jax.Array
-    frequencies: jax.Array
+    frequencies: jax.Array | None  # None, and no array without elements, which a checkpoint cannot hold
 
 
 class EffectModel(NamedTuple):
@@ -54,7 +54,9 @@ def fit_scaler(obs: jax.Array, next_obs: jax.Array, num_frequencies: int) -> Sca
 
     mean, moved = jnp.mean(obs, axis=0), next_obs - obs
     displacement = unit(jnp.sqrt(jnp.mean(jnp.square(moved), axis=0)), moved)
-    return Scaler(mean, unit(jnp.std(obs, axis=0), obs - mean), displacement, 2.0 ** jnp.arange(num_frequencies))
+    return Scaler(
+        mean, unit(jnp.std(obs, axis=0), obs - mean), displacement, 2.0 ** jnp.arange(num_frequencies) if num_frequencies else None
+    )
 
 
 def features(scaler: Scaler | None, obs: jax.Array) -> jax.Array:
@@ -62,6 +64,8 @@ def features(scaler: Scaler | None, obs: jax.Array) -> jax.Array:
     if scaler is None:
         return obs
     x = (obs - scaler.mean) / scaler.scale
+    if scaler.frequencies is None:
+        return x
     phase = (x[:, None] * scaler.frequencies).reshape(-1)
     return jnp.concatenate([x, jnp.sin(phase), jnp.cos(phase)])
 

@@ -36,22 +36,24 @@ _R3 = (
     "9,14 closed red door; 19,14 closed green door; 6,15 grey key; 19,15 grey key; 5,16 purple ball; 2,18 red key; "
     "7,18 closed purple door; 13,19 blue box"
 )
-R2_TARGETS = ("redball", "greenball", "blueball", "greykey", "greenbox")
-R3_TARGETS = ("greykey", "greenbox", "bluekey", "blueball", "purpleball", "redbox")
+_R2_TARGETS = {"redball": 26, "greenball": 19, "blueball": 25, "greykey": 20, "greenbox": 13}  # target -> steps of a shortest solution
+_R3_TARGETS = {"greykey": 16, "greenbox": 22, "bluekey": 20, "blueball": 11, "purpleball": 20, "redbox": 17}
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """One task. Coordinates are (x, y) with y downwards, `side` is a room's width with its walls, `rooms` the table (across, down).
 
-    goal: what ends the episode: "pick up", "go to" (face it), "put next" (drop it beside fixed). target, fixed:
-    (type, colour) codes. objects: ((x, y, type, colour, state), ...). bonus: size of the authors' position bonus.
+    shortest: steps of a shortest solution of the fixed layout. goal: what ends the episode: "pick up", "go to" (face it), "put next"
+    (drop it beside fixed). target, fixed: (type, colour) codes. objects: ((x, y, type, colour, state), ...).
+    bonus: size of the authors' position bonus.
     """
 
     side: int
     rooms: tuple[int, int]
     agent: tuple[int, int, int]
     max_steps: int
+    shortest: int
     goal: str
     target: tuple[int, int]
     objects: tuple[tuple[int, int, int, int, int], ...]
@@ -100,20 +102,20 @@ def layouts() -> dict[str, Layout]:
         colour = next(c for c in physics.COLOURS if name.startswith(c))
         return _code([colour, name.removeprefix(colour)])
 
-    def two(name: str) -> Layout:
-        return Layout(8, (2, 2), (12, 2, 1), 256, GO_TO, target(name), _objects(_R2))
+    def two(name: str, shortest: int) -> Layout:
+        return Layout(8, (2, 2), (12, 2, 1), 256, shortest, GO_TO, target(name), _objects(_R2))
 
-    def three(name: str) -> Layout:
-        return Layout(8, (3, 3), (12, 11, 2), 576, GO_TO, target(name), _objects(_R3))
+    def three(name: str, shortest: int) -> Layout:
+        return Layout(8, (3, 3), (12, 11, 2), 576, shortest, GO_TO, target(name), _objects(_R3))
 
     return {
-        "unlockpickup": Layout(6, (2, 1), (4, 3, 2), 288, PICK_UP, target("purplebox"), _objects(_UNLOCK)),
-        "gotolocal": Layout(8, (1, 1), (5, 6, 0), 64, GO_TO, target("greybox"), _objects(_GO_TO_LOCAL)),
+        "unlockpickup": Layout(6, (2, 1), (4, 3, 2), 288, 18, PICK_UP, target("purplebox"), _objects(_UNLOCK)),
+        "gotolocal": Layout(8, (1, 1), (5, 6, 0), 64, 8, GO_TO, target("greybox"), _objects(_GO_TO_LOCAL)),
         "putnextlocal": Layout(
-            8, (1, 1), (2, 1, 3), 128, PUT_NEXT, target("yellowkey"), _objects(_PUT_NEXT), fixed=target("purplebox")
+            8, (1, 1), (2, 1, 3), 128, 12, PUT_NEXT, target("yellowkey"), _objects(_PUT_NEXT), fixed=target("purplebox")
         ),
-        **{f"gotodooropenr2-{name}": two(name) for name in R2_TARGETS},
-        **{f"gotor3-{name}": three(name) for name in R3_TARGETS},
+        **{f"gotodooropenr2-{name}": two(name, steps) for name, steps in _R2_TARGETS.items()},
+        **{f"gotor3-{name}": three(name, steps) for name, steps in _R3_TARGETS.items()},
     }  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def unlock():
 def test_every_reachable_state_and_the_shortest_solution(unlock):
     _, _, graph, _ = unlock
     assert len(graph.ends) == 17_164
-    assert shortest(graph) == 18
+    assert shortest(graph) == layouts.layouts()["unlockpickup"].shortest == 18
     assert graph.ends.sum() == 180
     assert (graph.after[~graph.ends] >= 0).all()
     assert (graph.after[graph.ends] == -1).all()
@@ -114,7 +114,7 @@ def test_shortest_solutions_that_move_one_object(task, length, reward):
         names = [g.tobytes() + a.tobytes() + c.tobytes() for g, a, c in zip(states.grid, states.agent, states.carry, strict=True)]
         fresh = [i for i, name in enumerate(names) if not (name in seen or seen.add(name))]
         frontier = jax.tree.map(lambda x, f=fresh: x[f], states)
-    assert paid[:num].max() == pytest.approx(reward, abs=1e-6)
+    assert paid[:num].max() == pytest.approx(reward, abs=1e-6) == pytest.approx(env.best_return(params), abs=1e-6)
 
 
 def test_the_symbolic_vector_holds_everything(unlock):
@@ -158,6 +158,21 @@ def test_random_layouts(task):
         assert ((doors % pitch == 0).sum(1) == 1).all()  # in a wall, in no corner
     assert len({agent.tobytes() for agent in states.agent}) > 40
     assert len({grid.tobytes() for grid in states.grid}) > 150
+
+
+def test_starts_anywhere():
+    env, params = make("minigrid-unlockpickup", layout="anywhere")
+    states = jax.device_get(jax.jit(jax.vmap(lambda key: env.reset(key, params)[1]))(jax.random.split(jax.random.key(0), 400)))
+    held = (states.carry[:, 0] > 0).sum()
+    assert 150 < held < 250  # half of them
+    assert {tuple(c) for c in states.carry.tolist()} == {(0, 0), BLUE_KEY, PURPLE_BOX}
+    things = (states.grid[..., 0] >= physics.KEY).sum((1, 2)) + (states.carry[:, 0] > 0)
+    assert (things == 2).all()  # in hand or on the floor
+    doors = states.grid[states.grid[..., 0] == physics.DOOR]
+    assert len(doors) == 400
+    assert set(doors[:, 2].tolist()) == {0, 1, 2}
+    assert {bool(x > 5) for x in states.agent[:, 0]} == {True, False}
+    assert all(grid[x, y, 0] == physics.EMPTY for grid, (x, y, _) in zip(states.grid, states.agent, strict=True))
 
 
 def test_visits_are_counted_over_episodes():
