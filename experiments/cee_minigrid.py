@@ -160,7 +160,8 @@ def study(options: Options) -> None:
         }  # fmt: skip
         path.write_text(json.dumps(results, indent=1) + "\n")
         print(f"{label}: success {rows[label]['final_success']}, steps to 90% {rows[label]['steps_to_90']}", flush=True)
-    runs = {label: history.load_run(Path(options.folder) / f"minigrid-{options.task}-{slug(label)}") for label in options.methods}
+    folders = {label: Path(options.folder) / f"minigrid-{options.task}-{slug(label)}" for label in METHODS}
+    runs = {label: history.load_run(folder) for label, folder in folders.items() if label in rows and folder.exists()}
     report.learning_curves(runs, RESULTS / f"cee_minigrid_{options.task}.png")
 
 
