@@ -1,6 +1,6 @@
 """CEE (arXiv 2501.14543) on MiniGrid: PPO, NPM, NPM-Random, CEE with learned and exact N, on the same seeds, from the symbolic observation.
 
-    python -m experiments.cee_minigrid demo     # phase 1 and CEE on unlockpickup, ends with a report and the GIF of an episode
+    python -m experiments.cee_minigrid demo     # what `make train-cee` does: phase 1 and CEE on unlockpickup, a report, a GIF
     python -m experiments.cee_minigrid study    # every method: experiments/results/cee_minigrid.json and curves, written as they come
     python -m experiments.cee_minigrid trap     # what the terminal frame decides, exactly: experiments/results/cee_minigrid_trap.json
     python -m experiments.cee_minigrid table    # the results as markdown
@@ -63,13 +63,13 @@ class Options:
     task: str = "unlockpickup"
     """Name of the task, without "minigrid-"."""
     methods: tuple[str, ...] = ()
-    """Labels of the methods; default all but the last two."""
-    members: int = 4
-    """Seeds."""
-    steps: int = 500_000
-    """Environment steps of a member in phase 2."""
-    effect_steps: int = 800_000
-    """Environment steps of phase 1."""
+    """Labels of the methods; default CEE (demo), all but the last two (study)."""
+    members: int = 0
+    """Seeds; default 2 (demo), 4 (study)."""
+    steps: int = 0
+    """Environment steps of a member in phase 2; default 250000 (demo, so that it ends within 5 minutes), 500000 (study)."""
+    effect_steps: int = 1_200_000
+    """Environment steps of phase 1; with 800000 one member of four masked the only unlocking there is."""
     evaluations: int = 20
     """Evaluations spread over a run."""
     folder: str = "runs"
@@ -202,14 +202,21 @@ def table() -> str:
 
 def main(options: Options) -> None:
     """Fill in the defaults and run."""
+    small = options.what == "demo"
+    options = dataclasses.replace(
+        options,
+        methods=options.methods or (("CEE",) if small else tuple(METHODS)[:-2]),
+        members=options.members or (2 if small else 4),
+        steps=options.steps or (250_000 if small else 500_000),
+    )
     if options.what == "table":
         print(table())
     elif options.what == "trap":
         trap(options)
     elif options.what == "study":
-        study(dataclasses.replace(options, methods=options.methods or tuple(METHODS)[:-2]))
+        study(options)
     else:
-        print(f"report: {gallery.report([train(options, label) for label in options.methods or ('CEE',)])}")
+        print(f"report: {gallery.report([train(options, label) for label in options.methods])}")
 
 
 if __name__ == "__main__":
