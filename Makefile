@@ -10,8 +10,11 @@ ARGS ?=
 train: setup              ## PPO, NPM and CEE on the maze, ends with runs/maze-n6/report.html
 	$(BIN)/python -m experiments.cee demo $(ARGS)
 
-train-ppo train-cee train-npm: train-%: setup  ## one method on the maze
+train-ppo train-npm: train-%: setup  ## one method on the maze
 	$(BIN)/causal-jax train --preset maze-$* --resume $(ARGS)
+
+train-cee: setup          ## CEE on MiniGrid's UnlockPickup, ends with runs/minigrid-unlockpickup-cee/report.html and policy.gif
+	$(BIN)/python -m experiments.cee_minigrid demo $(ARGS)
 
 train-fcdl: setup         ## FCDL and NCD on Chemical, ends with runs/chemical-fork/report.html, the graphs drawn per code
 	$(BIN)/python -m experiments.fcdl demo $(ARGS)

@@ -21,6 +21,7 @@ from causal_jax import report as reports
 from causal_jax.envs import chemical_policies, magnetic_policies, point_mass_policies, sepsis_policies
 from causal_jax.envs.chemical import Chemical
 from causal_jax.envs.magnetic import Magnetic
+from causal_jax.envs.minigrid import Minigrid
 from causal_jax.envs.point_mass import PointMass
 from causal_jax.envs.sepsis import ICUSepsis, SepsisSim
 from causal_jax.evaluation import member_of
@@ -77,7 +78,7 @@ def pictures(loaded: runs.Loaded, place: Path, label: str, prefix: str = "") -> 
 def references(loaded: Sequence[runs.Loaded]) -> dict[str, dict[str, float]]:
     """Rows that need no learning, where all runs are of one environment: name -> {"return", "success"}, means over 64 episodes.
 
-    Always the uniformly random policy, for the maze what is known about it, for Chemical and Magnetic the scripted policies.
+    Always the uniformly random policy, for the maze and MiniGrid what is known about them, for Chemical and Magnetic the scripted policies.
     """
     if len({(run.resolved.settings.env, run.resolved.settings.env_options) for run in loaded}) != 1:
         return {}
@@ -117,9 +118,13 @@ def references(loaded: Sequence[runs.Loaded]) -> dict[str, dict[str, float]]:
         acts |= {name: act for name, act in point_mass_policies.policies(run.env, run.env_params).items() if name != "random"}
     if isinstance(run.env, SepsisSim | ICUSepsis):
         acts |= {name: act for name, act in sepsis_policies.policies(run.env, run.env_params).items() if name != "random"}
+    if isinstance(run.env, Minigrid) and run.env.observation == "symbolic":
+        acts["random + CEE mask"] = gallery_maze.kept_uniform(run)
     rows = measure_all(acts)
     if gallery_maze.is_maze(run):
         rows |= gallery_maze.references(run, lambda act: measure_all({"": act})[""])
+    if isinstance(run.env, Minigrid) and (run.env.layout, run.env.bonus) == ("fixed", "none"):
+        rows["shortest solution"] = {"return": run.env.best_return(run.env_params), "success": 1.0}
     if not any(row["success"] for row in rows.values()):  # the environment may not tell success at all
         rows = {name: {"return": row["return"]} for name, row in rows.items()}
     return rows

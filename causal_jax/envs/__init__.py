@@ -28,6 +28,14 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
     "platform": ("platform", "Platform", {}),
     "catch-point": ("particle", "CatchPoint", {}),
     **{f"hard-move-{n}": ("particle", "HardMove", {"n": n}) for n in range(4, 17, 2)},
+    **{
+        f"minigrid-{task}": ("minigrid", "Minigrid", {"task": task})
+        for task in (
+            *("unlockpickup", "gotolocal", "putnextlocal"),
+            *(f"gotodooropenr2-{target}" for target in ("redball", "greenball", "blueball", "greykey", "greenbox")),
+            *(f"gotor3-{target}" for target in ("greykey", "greenbox", "bluekey", "blueball", "purpleball", "redbox")),
+        )
+    },
     "probe-value": ("probes", "ProbeValue", {}),
     "probe-credit": ("probes", "ProbeCredit", {}),
     "probe-policy": ("probes", "ProbePolicy", {}),
@@ -38,11 +46,16 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
     "probe-hybrid": ("probes", "ProbeHybrid", {}),
     "probe-box": ("probes", "ProbeBox", {}),
 }
-ADAPTERS = {"gymnax": "a gymnax 1.0 environment, e.g. gymnax:CartPole-v1", "brax": "a brax environment, e.g. brax:ant"}
+ADAPTERS = {
+    "gymnax": "a gymnax 1.0 environment, e.g. gymnax:CartPole-v1",
+    "brax": "a brax environment, e.g. brax:ant",
+    "navix": "a navix task, e.g. navix:Navix-DoorKey-8x8-v0",
+    "alias": "any environment with Discrete actions and copies of them, e.g. alias:minigrid-unlockpickup",
+}
 
 
 def list_envs() -> list[str]:
-    """The names that `make` knows, those of `ADAPTERS` (`gymnax:<Id>`, `brax:<name>`) left out."""
+    """The names that `make` knows, those of `ADAPTERS` (`gymnax:<Id>`, `brax:<name>`, ...) left out."""
     return list(ENVS)
 
 
@@ -62,8 +75,10 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
     prefix, colon, name = id.partition(":")
     if colon and prefix == "gymnax":
         return _module("adapters").make_gymnax(name, **options)
-    if colon and prefix == "brax":
-        module, cls, fixed = "adapters", "Brax", {"name": name}
+    if colon and prefix == "alias":
+        return _alias(name, options)
+    if colon and prefix in ("brax", "navix"):
+        module, cls, fixed = "adapters", prefix.capitalize(), {"name": name}
     elif id in ENVS:
         module, cls, fixed = ENVS[id]
     else:
@@ -78,6 +93,16 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
     validate(env, f"{id}: ")
     env.observation_space(env.default_params)  # what only shows when it is built (a brax name, a backend) shows here
     return env, env.default_params
+
+
+def _alias(id: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    """`alias:<id>`: the wrapper's options are its own fields, the others go to the environment inside."""
+    kind = _module("wrappers").Alias
+    own = {f.name for f in dataclasses.fields(kind)} - {"inner"}
+    inner, params = make(id, **{name: value for name, value in options.items() if name not in own})
+    env = kind(inner, **{name: value for name, value in options.items() if name in own})
+    validate(env, f"alias:{id}: ")
+    return env, params
 
 
 def _module(name: str) -> Any:

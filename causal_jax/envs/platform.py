@@ -98,7 +98,7 @@ def _enemy(x: Any, dx: Any, left: float, width: float, draw: Any) -> tuple[Any, 
 def _collide(x: Any, y: Any, vx: Any, vy: Any) -> tuple[Any, Any, Any, Any]:
     """The player moved out of the platforms it is in, sideways or up, whichever is the shorter way; its speed along x is lost."""
     for left, width in PLATFORMS:
-        inside = (left - WIDTH < x) & (x < left + width) & (-TALL < y) & (y < HEIGHT)
+        inside = (left - WIDTH < x) & (x < left + width) & (y > -TALL) & (y < HEIGHT)
         new_x = jnp.where(x < left, left - WIDTH, jnp.where(x > left + width - WIDTH, left + width, x))
         new_y = jnp.where(y < 0, -TALL, jnp.where(y > 10, HEIGHT, y))
         sideways = (new_x != x) & ((new_y == y) | (jnp.abs(x - new_x) < jnp.abs(y - new_y)))

@@ -20,6 +20,7 @@ from experiments.benchmarks.speed import Sizes
 RESULTS = Path(__file__).parents[1] / "results"
 BENCHMARKS: dict[str, Callable[[Sizes], dict[str, Any]]] = {
     "env": speed.env,
+    "minigrid": speed.minigrid,
     "ppo": speed.cartpole,
     "minatar": speed.minatar,
     "members": speed.members,
