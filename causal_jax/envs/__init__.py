@@ -21,6 +21,12 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
         for rule in ("full_fork", "full_chain", "none")
     },
     "magnetic": ("magnetic", "Magnetic", {}),
+    **{f"autoregressive-{level}": ("autoregressive", "Autoregressive", {"level": level}) for level in ("easy", "hard")},
+    "pendulum-wind": ("pendulum_wind", "PendulumWind", {"sparse": False}),
+    "pendulum-wind-sparse": ("pendulum_wind", "PendulumWind", {"sparse": True}),
+    "cartpole-swingup": ("cartpole_swingup", "CartpoleSwingup", {"reward": "dense"}),
+    "cartpole-swingup-sparse": ("cartpole_swingup", "CartpoleSwingup", {"reward": "sparse"}),
+    "cartpole-swingup-seeds": ("cartpole_swingup", "CartpoleSwingup", {"reward": "seeds"}),
     "probe-value": ("probes", "ProbeValue", {}),
     "probe-credit": ("probes", "ProbeCredit", {}),
     "probe-policy": ("probes", "ProbePolicy", {}),
