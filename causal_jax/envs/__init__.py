@@ -36,6 +36,12 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
             *(f"gotor3-{target}" for target in ("greykey", "greenbox", "bluekey", "blueball", "purpleball", "redbox")),
         )
     },
+    **{f"autoregressive-{level}": ("autoregressive", "Autoregressive", {"level": level}) for level in ("easy", "hard")},
+    "pendulum-wind": ("pendulum_wind", "PendulumWind", {"sparse": False}),
+    "pendulum-wind-sparse": ("pendulum_wind", "PendulumWind", {"sparse": True}),
+    "cartpole-swingup": ("cartpole_swingup", "CartpoleSwingup", {"reward": "dense"}),
+    "cartpole-swingup-sparse": ("cartpole_swingup", "CartpoleSwingup", {"reward": "sparse"}),
+    "cartpole-swingup-seeds": ("cartpole_swingup", "CartpoleSwingup", {"reward": "seeds"}),
     "probe-value": ("probes", "ProbeValue", {}),
     "probe-credit": ("probes", "ProbeCredit", {}),
     "probe-policy": ("probes", "ProbePolicy", {}),

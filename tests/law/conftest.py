@@ -36,6 +36,10 @@ TINY = {
         "width": 4, "horizon": 2, "num_samples": 8, "num_elites": 4, "plan_iterations": 2, "random_episodes": 2, "episode_steps": 3,
         "capacity": 4, "num_updates": 2, "batch_size": 4,
     },
+    "concurrent_ddpg": {
+        "num_learners": 3, "num_steps": 3, "warmup_steps": 4, "samples": 3, "batch_size": 4, "capacity": 16, "hidden": (4,), "restarts": 2,
+        "fit_steps": 2, "num_components": 2,
+    },
 }  # fmt: skip
 SMALLER = {  # for a loop in the place of vmap; two of what gets keys, so that a shared key shows
     "ppo": {"num_steps": 1, "num_epochs": 2, "num_minibatches": 1},
@@ -43,8 +47,13 @@ SMALLER = {  # for a loop in the place of vmap; two of what gets keys, so that a
     "effect_model": {"num_steps": 1, "warmup_steps": 1, "batch_size": 2},
     "fcdl": {"num_steps": 2, "init_steps": 1},
     "dlpa": {"num_samples": 4, "num_elites": 2, "batch_size": 2},
+    "concurrent_ddpg": {"num_learners": 2, "num_steps": 1, "warmup_steps": 2, "samples": 2, "batch_size": 2},
 }
-ENVS = {"fcdl": ("chemical-full-fork", {"num_objects": 3, "num_colours": 2}), "dlpa": ("probe-hybrid", {})}  # others play the maze
+ENVS = {  # others play the maze
+    "fcdl": ("chemical-full-fork", {"num_objects": 3, "num_colours": 2}),
+    "dlpa": ("probe-hybrid", {}),
+    "concurrent_ddpg": ("autoregressive-hard", {}),
+}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS, Config fields
     **{name: (name, {}) for name in ALGORITHMS},
     **{
@@ -59,6 +68,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS,
     "fcdl-offline": ("fcdl", {"schedule": "offline", "sparsity": "target", "ema": False, "label": "yes"}),
     "fcdl-kmeans": ("fcdl", {"schedule": "offline", "contexts": "kmeans"}),
     "fcdl-tree": ("fcdl", {"schedule": "offline", "contexts": "tree", "num_codes": 4}),
+    "ccrl-every": ("ccrl", {"refresh": "every"}),
     "effects-authors": ("effects", {"mode": "authors", "n_per_inverse": 2, "n_warmup": 2}),
 }
 
@@ -76,8 +86,13 @@ SLOW = (
     "nps",
     "grader",
     "fcdl-kmeans",
-    "fcdl-tree",
-)  # fcdl with another network: make test-slow
+    "fcdl-tree",  # fcdl with another network: make test-slow
+    "ccrl",
+    "ddpg-individual",
+    "ddpg-naive",
+    "ddpg-oracle",
+    "ddpg-shuffled",
+)  # ccrl-every and seed-sampling run every line of theirs
 
 
 @pytest.hookimpl(tryfirst=True)
