@@ -6,9 +6,9 @@ to the target after the step, and 20 more on success, which ends the episode; su
 Catch Point: 0 moves with the force u = 2 (sin pi z, cos pi z), 1 catches with u = 0: drifting goes on, and whoever is not near enough has
 missed. After 11 misses the next step pays 0 and terminates, whatever it is.
 Hard Move n: an action switches n actuators on or off, the most significant bit is actuator 0, east; u = 2 z motion, as in the maze (the
-sum of the active unit vectors over the largest such norm). 2^n choices with one parameter each, which is not clipped; being near is success.
+sum of the active unit vectors over the largest such norm). 2^n choices with one parameter each, not clipped; being near is success.
 
-Kept from DLPA's program: the last two observations of Catch Point count misses, up to the tenth, and steps; a catch in range after 11 misses
+Kept from DLPA: the last two observations of Catch Point count misses, up to the tenth, and steps; a catch in range after 11 misses
 pays nothing. Departures: float32 (float64 where the state is); the limit of 25 steps is a truncation.
 About a quarter of the starts are out of reach in 25 steps. Returns of the policies of `particle_policies`, random and straight:
 catch-point -25.6, 9.1; hard-move-4 -29.8, 6.3; -6 -29.4, 8.3; -8 -30.1, 8.9; -10 -29.6, 9.2.

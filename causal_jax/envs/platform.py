@@ -154,7 +154,7 @@ def _platform(x: Any) -> Any:
 
 
 def observe(s: PlatformState) -> jax.Array:
-    """float32 [9] in [-1, 1]: x, vx, the active enemy's x and dx, widths of this and the next platform, gap, this one's x, height difference.
+    """float32 [9] in [-1, 1]: x, vx, the active enemy's x and dx, widths of this and the next one, gap, this left edge, height difference.
 
     The sixth to ninth are constant on a platform; "this" is the last that began left of the player, the difference always 0.
     """
@@ -193,7 +193,7 @@ class Platform(Environment):
     def reset_env(self, key: Key, params: PlatformParams) -> tuple[jax.Array, PlatformState]:
         """The start, always the same: (obs, state). The key is not needed."""
         f = [jnp.float32(x) for x in (0.0, HEIGHT, 0.0, 0.0, 230.0, -ENEMY_SPEED, 730.0, -ENEMY_SPEED)]
-        state = PlatformState(*f, jnp.zeros((), jnp.int32))
+        state = PlatformState(*[*f, jnp.zeros((), jnp.int32)])
         return observe(state), state
 
     def step_env(
