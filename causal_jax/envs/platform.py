@@ -154,7 +154,7 @@ def _platform(x: Any) -> Any:
 
 
 def observe(s: PlatformState) -> jax.Array:
-    """float32 [9] in [-1, 1]: x, vx, the active enemy's x and dx, widths of this and the next one, gap, this left edge, height difference.
+    """float32 [9] in [-1, 1]: x, vx, the active enemy's x and dx, widths of this and the next one, gap, its left edge, height difference.
 
     The sixth to ninth are constant on a platform; "this" is the last that began left of the player, the difference always 0.
     """
