@@ -8,7 +8,7 @@ Kept from that program, since results hang on it: an enemy on its turning point 
 half moves, both are deadly; whatever meets a platform loses its speed along x, so a jump that lands ends at rest; the end of the
 world is where the last platform begins to leave the player's feet.
 Departures: float32 (float64 where the state is); the limit of 200 steps is a truncation.
-Returns (4,096 episodes): uniformly random play 0.154, the policy of `platform_policies` 0.998.
+Uniformly random play returns 0.146, the policy of `platform_policies` about 0.99.
 """
 
 from __future__ import annotations
@@ -39,8 +39,6 @@ NUM_DRAWS, MAX_SUBSTEPS = 150, 1000  # a jump from a platform lasts 144 sub-step
 GRAVITY, DECAY, JUMPS = 9.8, 0.99, (0.0, 35.0, 25.0)  # JUMPS: the speed upwards of hop and leap, pixels a second
 MAX_DX, MAX_DX_ON, MAX_DY = 100.0, 70.0, 200.0  # speeds: at all, on the ground, along y
 MAX_DDX, MAX_DDY, ENEMY_SPEED, NOISE = (MAX_DX - MAX_DX_ON) / DT, MAX_DY / DT, 30.0, 0.5 * DT
-
-SHIFT, SCALE = np.asarray([20, 0, 0, 30, 0, 0, 0, 0, 0]), np.asarray([1055, 100, 1035, 60, 275, 275, 235, 1035, 1])  # of the observation
 
 
 @struct.dataclass
@@ -126,8 +124,8 @@ def _substep(s: PlatformState, k: Any, raw: Any, jump: jax.Array, draws: jax.Arr
     e1 = _enemy(s.enemy1_x, s.enemy1_dx, *PLATFORMS[0], draws[1])
     e2 = _enemy(s.enemy2_x, s.enemy2_dx, *PLATFORMS[1], draws[1])
     x, y, vx, vy = _collide(jnp.clip(x + vx * DT, 0.0, END), y + vy * DT, vx * DECAY, vy)
-    return s.replace(
-        player_x=x, player_y=y, player_vx=vx, player_vy=vy,
+    return dataclasses.replace(
+        s, player_x=x, player_y=y, player_vx=vx, player_vy=vy,
         enemy1_x=jnp.where(second, s.enemy1_x, e1[0]), enemy1_dx=jnp.where(second, s.enemy1_dx, e1[1]),
         enemy2_x=jnp.where(second, e2[0], s.enemy2_x), enemy2_dx=jnp.where(second, e2[1], s.enemy2_dx),
     )  # fmt: skip
@@ -147,7 +145,7 @@ def _prepare(state: PlatformState, action: Action) -> tuple[PlatformState, jax.A
     raw = jnp.clip(high * (jnp.asarray(action[1], jnp.float32)[0] + 1) / 2, 0.0, high).astype(dtype)
     elapsed = jnp.asarray(state.elapsed)
     state = jax.tree.map(lambda x: jnp.asarray(x, dtype), state)
-    return state.replace(elapsed=elapsed), k, raw
+    return dataclasses.replace(state, elapsed=elapsed), k, raw
 
 
 def _platform(x: Any) -> Any:
@@ -156,20 +154,18 @@ def _platform(x: Any) -> Any:
 
 
 def observe(s: PlatformState) -> jax.Array:
-    """float32 [9], `features` mapped to [-1, 1]."""
+    """float32 [9] in [-1, 1]: x, vx, the active enemy's x and dx, widths of this and the next one, gap, its left edge, height difference.
+
+    The sixth to ninth are constant on a platform; "this" is the last that began left of the player, the difference always 0.
+    """
     second, third = s.player_x >= PLATFORMS[1][0], s.player_x >= PLATFORMS[2][0]
     active = s.player_x > PLATFORMS[1][0]
-    enemy = [jnp.where(active, s.enemy2_x, s.enemy1_x), jnp.where(active, s.enemy2_dx, s.enemy1_dx)]
     ground = [jnp.where(third, c, jnp.where(second, b, a)) for a, b, c in ((250, 275, 50), (275, 50, 0), (225, 235, 0), (0, 475, 985))]
-    seen = jnp.stack([jnp.asarray(x, s.player_x.dtype) for x in (s.player_x, s.player_vx, *enemy, *ground, 0.0)])
-    return (2 * (seen + SHIFT) / SCALE - 1).astype(jnp.float32)
-
-
-def features(obs: jax.Array) -> jax.Array:
-    """float [9], pixels, of an observation: x, vx, x and dx of the enemy of the player's half, width of the platform, width of the next, the
-    gap between, where the platform begins, difference in height (always 0). The platform: the last that begins left of the player.
-    """
-    return (obs + 1) / 2 * SCALE - SHIFT
+    enemy = jnp.where(active, s.enemy2_x, s.enemy1_x), jnp.where(active, s.enemy2_dx, s.enemy1_dx)
+    features = jnp.stack([s.player_x, s.player_vx, *enemy, *(x.astype(s.player_x.dtype) for x in ground), jnp.zeros_like(s.player_x)])
+    shift = np.asarray([20, 0, 0, 30, 0, 0, 0, 0, 0])
+    scale = np.asarray([1055, 100, 1035, 60, 275, 275, 235, 1035, 1])
+    return (2 * (features + shift) / scale - 1).astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,13 +187,13 @@ class Platform(Environment):
         return Hybrid((1, 1, 1))
 
     def observation_space(self, params: PlatformParams) -> Box:
-        """Nine features in [-1, 1]; see `features`."""
+        """Nine features in [-1, 1]; see `observe`."""
         return Box(-1.0, 1.0, (9,))
 
     def reset_env(self, key: Key, params: PlatformParams) -> tuple[jax.Array, PlatformState]:
         """The start, always the same: (obs, state). The key is not needed."""
         f = [jnp.float32(x) for x in (0.0, HEIGHT, 0.0, 0.0, 230.0, -ENEMY_SPEED, 730.0, -ENEMY_SPEED)]
-        state = PlatformState(*f, elapsed=jnp.zeros((), jnp.int32))
+        state = PlatformState(*[*f, jnp.zeros((), jnp.int32)])
         return observe(state), state
 
     def step_env(
@@ -227,7 +223,7 @@ class Platform(Environment):
 
         go = (start, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
         end, substeps, _ = jax.lax.while_loop(lambda carry: ~carry[2] & (carry[1] < MAX_SUBSTEPS), body, go)
-        end = end.replace(elapsed=start.elapsed + 1)
+        end = dataclasses.replace(end, elapsed=start.elapsed + 1)
         fell, met, success = _dead(end)
         now = _platform(end.player_x)
         landed = jnp.where(now == _platform(start.player_x), 1, 1 + now)
@@ -239,9 +235,3 @@ class Platform(Environment):
         """bool []: the time limit is reached, and nothing else ended the episode."""
         fell, met, end = _dead(state)
         return (state.elapsed >= params.max_steps) & ~(fell | met | end)
-
-    def render(self, state: PlatformState, params: PlatformParams, size: int = 480) -> np.ndarray:
-        """A picture for the eye, on the host: uint8 [size // 4, size, 3]; see `platform_picture.draw`. Not jittable."""
-        from causal_jax.envs import platform_picture
-
-        return platform_picture.draw(jax.tree.map(np.asarray, state), size)
