@@ -326,7 +326,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
             prior = {"net": prior_net.init(keys[2]), "seed": jax.random.bits(keys[3], (), jnp.uint32)} if config.prior else {}
             return Learner(actor, critic, actor, critic, opt(actor), opt(critic), prior)
 
-        learners = jax.vmap(new, 1)(streams(key_nets, ids, 4))
+        learners = jax.vmap(new)(jnp.swapaxes(streams(key_nets, ids, 4), 0, 1))
         starts = streams(key_start, ids, 2)
         cursors = jax.vmap(rollout.start, (0, None, 0))(starts[0], env, worlds.params)
         noise = jax.vmap(lambda key: exploration.start(key, config.exploration, num_actions, hyper.sigma))(starts[1])

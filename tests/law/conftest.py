@@ -47,7 +47,7 @@ SMALLER = {  # for a loop in the place of vmap; two of what gets keys, so that a
     "effect_model": {"num_steps": 1, "warmup_steps": 1, "batch_size": 2},
     "fcdl": {"num_steps": 2, "init_steps": 1},
     "dlpa": {"num_samples": 4, "num_elites": 2, "batch_size": 2},
-    "concurrent_ddpg": {"num_learners": 2, "num_steps": 1, "warmup_steps": 2, "samples": 2, "batch_size": 2},
+    "concurrent_ddpg": {"num_learners": 2, "num_steps": 2, "warmup_steps": 2, "samples": 2, "batch_size": 2},
 }
 ENVS = {  # others play the maze
     "fcdl": ("chemical-full-fork", {"num_objects": 3, "num_colours": 2}),
