@@ -182,6 +182,12 @@ class CatchPoint(_Particle):
         """bool []: the time limit is reached, and nothing else ended the episode."""
         return (state.t >= params.max_steps) & ~state.over
 
+    def render(self, state: CatchState, params: ParticleParams, size: int = 200) -> np.ndarray:
+        """A picture for the eye, on the host: uint8 [size, size, 3]; see `particle_picture.draw`. Not jittable."""
+        from causal_jax.envs import particle_picture
+
+        return particle_picture.draw(jax.tree.map(np.asarray, state), None, size)
+
 
 @dataclasses.dataclass(frozen=True)
 class HardMove(_Particle):
@@ -238,3 +244,9 @@ class HardMove(_Particle):
     def is_truncated(self, state: MoveState, params: ParticleParams) -> jax.Array:
         """bool []: the time limit is reached, and nothing else ended the episode."""
         return (state.t >= params.max_steps) & (_distance(state) > NEAR)
+
+    def render(self, state: MoveState, params: ParticleParams, size: int = 200) -> np.ndarray:
+        """A picture for the eye, on the host: uint8 [size, size, 3]; see `particle_picture.draw`. Not jittable."""
+        from causal_jax.envs import particle_picture
+
+        return particle_picture.draw(jax.tree.map(np.asarray, state), self.actuators, size)
