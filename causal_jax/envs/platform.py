@@ -8,7 +8,7 @@ Kept from that program, since results hang on it: an enemy on its turning point 
 half moves, both are deadly; whatever meets a platform loses its speed along x, so a jump that lands ends at rest; the end of the
 world is where the last platform begins to leave the player's feet.
 Departures: float32 (float64 where the state is); the limit of 200 steps is a truncation.
-Uniformly random play returns 0.146, the policy of `platform_policies` about 0.99.
+Returns (4,096 episodes): uniformly random play 0.154, the policy of `platform_policies` 0.998.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ NUM_DRAWS, MAX_SUBSTEPS = 150, 1000  # a jump from a platform lasts 144 sub-step
 GRAVITY, DECAY, JUMPS = 9.8, 0.99, (0.0, 35.0, 25.0)  # JUMPS: the speed upwards of hop and leap, pixels a second
 MAX_DX, MAX_DX_ON, MAX_DY = 100.0, 70.0, 200.0  # speeds: at all, on the ground, along y
 MAX_DDX, MAX_DDY, ENEMY_SPEED, NOISE = (MAX_DX - MAX_DX_ON) / DT, MAX_DY / DT, 30.0, 0.5 * DT
+
+SHIFT, SCALE = np.asarray([20, 0, 0, 30, 0, 0, 0, 0, 0]), np.asarray([1055, 100, 1035, 60, 275, 275, 235, 1035, 1])  # of the observation
 
 
 @struct.dataclass
@@ -154,18 +156,20 @@ def _platform(x: Any) -> Any:
 
 
 def observe(s: PlatformState) -> jax.Array:
-    """float32 [9] in [-1, 1]: x, vx, the active enemy's x and dx, widths of this and the next one, gap, its left edge, height difference.
-
-    The sixth to ninth are constant on a platform; "this" is the last that began left of the player, the difference always 0.
-    """
+    """float32 [9], `features` mapped to [-1, 1]."""
     second, third = s.player_x >= PLATFORMS[1][0], s.player_x >= PLATFORMS[2][0]
     active = s.player_x > PLATFORMS[1][0]
+    enemy = [jnp.where(active, s.enemy2_x, s.enemy1_x), jnp.where(active, s.enemy2_dx, s.enemy1_dx)]
     ground = [jnp.where(third, c, jnp.where(second, b, a)) for a, b, c in ((250, 275, 50), (275, 50, 0), (225, 235, 0), (0, 475, 985))]
-    enemy = jnp.where(active, s.enemy2_x, s.enemy1_x), jnp.where(active, s.enemy2_dx, s.enemy1_dx)
-    features = jnp.stack([s.player_x, s.player_vx, *enemy, *(x.astype(s.player_x.dtype) for x in ground), jnp.zeros_like(s.player_x)])
-    shift = np.asarray([20, 0, 0, 30, 0, 0, 0, 0, 0])
-    scale = np.asarray([1055, 100, 1035, 60, 275, 275, 235, 1035, 1])
-    return (2 * (features + shift) / scale - 1).astype(jnp.float32)
+    seen = jnp.stack([jnp.asarray(x, s.player_x.dtype) for x in (s.player_x, s.player_vx, *enemy, *ground, 0.0)])
+    return (2 * (seen + SHIFT) / SCALE - 1).astype(jnp.float32)
+
+
+def features(obs: jax.Array) -> jax.Array:
+    """float [9], pixels, of an observation: x, vx, x and dx of the enemy of the player's half, widths of this platform and the next, the
+    gap between, where the platform begins, difference in height (always 0). The platform: the last that begins left of the player.
+    """
+    return (obs + 1) / 2 * SCALE - SHIFT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +191,7 @@ class Platform(Environment):
         return Hybrid((1, 1, 1))
 
     def observation_space(self, params: PlatformParams) -> Box:
-        """Nine features in [-1, 1]; see `observe`."""
+        """Nine features in [-1, 1]; see `features`."""
         return Box(-1.0, 1.0, (9,))
 
     def reset_env(self, key: Key, params: PlatformParams) -> tuple[jax.Array, PlatformState]:
@@ -235,3 +239,9 @@ class Platform(Environment):
         """bool []: the time limit is reached, and nothing else ended the episode."""
         fell, met, end = _dead(state)
         return (state.elapsed >= params.max_steps) & ~(fell | met | end)
+
+    def render(self, state: PlatformState, params: PlatformParams, size: int = 480) -> np.ndarray:
+        """A picture for the eye, on the host: uint8 [size // 4, size, 3]; see `platform_picture.draw`. Not jittable."""
+        from causal_jax.envs import platform_picture
+
+        return platform_picture.draw(jax.tree.map(np.asarray, state), size)
