@@ -306,10 +306,9 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         rows, episodes = jax.tree.map(lambda x: x[0], (rows, episodes))
         return cursor, Row(rows.obs, rows.action, rows.reward, rows.next_obs, rows.terminated, serial), episodes
 
-    def streams(key: Key, ids: jax.Array, *shape: int) -> Key:
-        """Keys [*shape, L] of the learners: a learner's own do not depend on who is beside it."""
-        keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), shape))(ids)
-        return jnp.moveaxis(keys, 0, -1)
+    def each(key: Key, ids: jax.Array) -> Key:
+        """Keys [L]: a learner's own does not depend on who is beside it."""
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
 
     def init(key: Key, hyper: Hyper, task: Task) -> State:
         key_worlds, key_nets, key_start, key_warm, key_fit = jax.random.split(key, 5)
@@ -320,25 +319,26 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
             many = jax.tree.map(lambda x: jnp.broadcast_to(x, (num, *jnp.shape(x))), task.env_params)
             worlds = Worlds(many, jnp.zeros(num, jnp.int32), jnp.arange(num, dtype=jnp.float32))
 
-        def new(keys: Key) -> Learner:
+        def new(key: Key) -> Learner:
+            keys = jax.random.split(key, 4)
             actor, critic = actor_net.init(keys[0]), critic_net.init(keys[1])
             opt = optim.adam(0.0).init
             prior = {"net": prior_net.init(keys[2]), "seed": jax.random.bits(keys[3], (), jnp.uint32)} if config.prior else {}
             return Learner(actor, critic, actor, critic, opt(actor), opt(critic), prior)
 
-        learners = jax.vmap(new)(jnp.swapaxes(streams(key_nets, ids, 4), 0, 1))
-        starts = streams(key_start, ids, 2)
-        cursors = jax.vmap(rollout.start, (0, None, 0))(starts[0], env, worlds.params)
-        noise = jax.vmap(lambda key: exploration.start(key, config.exploration, num_actions, hyper.sigma))(starts[1])
+        learners = jax.vmap(new)(each(key_nets, ids))
+        key_cursor, key_noise = jax.random.split(key_start)
+        cursors = jax.vmap(rollout.start, (0, None, 0))(each(key_cursor, ids), env, worlds.params)
+        noise = jax.vmap(lambda key: exploration.start(key, config.exploration, num_actions, hyper.sigma))(each(key_noise, ids))
 
         def body(cursors: rollout.Cursor, inputs: Any) -> tuple[rollout.Cursor, Row]:
             t, keys = inputs
-            actions = jax.vmap(space.sample)(keys[0])
-            cursors, rows, _ = jax.vmap(play)(keys[1], actions, cursors, worlds.params, t * num + ids)
+            actions = jax.vmap(space.sample)(each(keys[0], ids))
+            cursors, rows, _ = jax.vmap(play)(each(keys[1], ids), actions, cursors, worlds.params, t * num + ids)
             return cursors, rows
 
         steps = jnp.arange(config.warmup_steps, dtype=jnp.int32)
-        cursors, rows = jax.lax.scan(body, cursors, (steps, streams(key_warm, ids, config.warmup_steps, 2)))
+        cursors, rows = jax.lax.scan(body, cursors, (steps, jax.random.split(key_warm, (config.warmup_steps, 2))))
         rows = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), rows)  # [L, T, ...]
         example = jax.tree.map(lambda x: x[0, 0], rows)
         buffers = jax.vmap(lambda rows: replay.add(replay.init(example, config.capacity), rows))(rows)
@@ -348,7 +348,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     def estimate(key: Key, rows: Row, hyper: Hyper, worlds: Worlds, ids: jax.Array) -> Sharing:
         """Who learns from whom, from rows [L, T, ...]."""
         key_rows, key_share = jax.random.split(key)
-        x, y = jax.vmap(lambda key, rows: choose(key, env, rows, config.samples))(streams(key_rows, ids, 1)[0], rows)
+        x, y = jax.vmap(lambda key, rows: choose(key, env, rows, config.samples))(each(key_rows, ids), rows)
         return share(key_share, config, hyper, worlds, x, y)
 
     def step(key: Key, state: State, hyper: Hyper, task: Task) -> tuple[State, Metrics]:
@@ -360,20 +360,20 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
             t, keys = inputs
             sigma = sigma_at(t, hyper)
             actions = jax.vmap(policy)(learners.actor, cursors.obs) + half * noise.u.reshape(len(ids), *space.shape)
-            cursors, rows, episodes = jax.vmap(play)(keys[0], jnp.clip(actions, low, high), cursors, worlds, t * num + ids)
+            cursors, rows, episodes = jax.vmap(play)(each(keys[0], ids), jnp.clip(actions, low, high), cursors, worlds, t * num + ids)
             buffers = jax.vmap(lambda buffer, row: replay.add(buffer, jax.tree.map(lambda x: x[None], row)))(buffers, rows)
             rule, ou = config.exploration, (sigma, hyper.ou_rate, hyper.ou_std)
-            moved = jax.vmap(lambda key, one: exploration.advance(key, rule, one, *ou))(keys[1], noise)
-            fresh = jax.vmap(lambda key, one: exploration.begin(key, rule, one, sigma))(keys[2], noise)
+            moved = jax.vmap(lambda key, one: exploration.advance(key, rule, one, *ou))(each(keys[1], ids), noise)
+            fresh = jax.vmap(lambda key, one: exploration.begin(key, rule, one, sigma))(each(keys[2], ids), noise)
             noise = jax.tree.map(lambda a, b: jnp.where(episodes["done"][:, None], a, b), fresh, moved)
-            batches = jax.vmap(lambda key, row: replay.across(buffers, key, row, config.batch_size))(keys[3], weights)
+            batches = jax.vmap(lambda key, row: replay.across(buffers, key, row, config.batch_size))(each(keys[3], ids), weights)
             learners, metrics = jax.vmap(learn, (0, 0, None))(learners, batches, hyper)
             return (learners, buffers, cursors, noise), (metrics, episodes, rows)
 
         times = state.t + jnp.arange(config.num_steps, dtype=jnp.int32)
         start = (state.learners, state.buffers, state.cursors, state.noise)
         (learners, buffers, cursors, noise), (metrics, episodes, rows) = jax.lax.scan(
-            body, start, (times, streams(key_steps, ids, config.num_steps, 4))
+            body, start, (times, jax.random.split(key_steps, (config.num_steps, 4)))
         )
         found = state.sharing
         if config.refresh == "every" and config.sharing in ("ccrl", "shuffled"):
