@@ -8,7 +8,7 @@ Kept from that program, since results hang on it: an enemy on its turning point 
 half moves, both are deadly; whatever meets a platform loses its speed along x, so a jump that lands ends at rest; the end of the
 world is where the last platform begins to leave the player's feet.
 Departures: float32 (float64 where the state is); the limit of 200 steps is a truncation.
-Returns (4,096 episodes): uniformly random play 0.154, the policy of `platform_policies` 0.998.
+Returns (8,192 episodes): uniformly random play 0.154, the policy of `platform_policies` 0.997.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _enemy(x: Any, dx: Any, left: float, width: float, draw: Any) -> tuple[Any, 
 def _collide(x: Any, y: Any, vx: Any, vy: Any) -> tuple[Any, Any, Any, Any]:
     """The player moved out of the platforms it is in, sideways or up, whichever is the shorter way; its speed along x is lost."""
     for left, width in PLATFORMS:
-        inside = (left - WIDTH < x) & (x < left + width) & (-TALL < y) & (y < HEIGHT)
+        inside = (left - WIDTH < x) & (x < left + width) & (y > -TALL) & (y < HEIGHT)
         new_x = jnp.where(x < left, left - WIDTH, jnp.where(x > left + width - WIDTH, left + width, x))
         new_y = jnp.where(y < 0, -TALL, jnp.where(y > 10, HEIGHT, y))
         sideways = (new_x != x) & ((new_y == y) | (jnp.abs(x - new_x) < jnp.abs(y - new_y)))
@@ -166,8 +166,8 @@ def observe(s: PlatformState) -> jax.Array:
 
 
 def features(obs: jax.Array) -> jax.Array:
-    """float [9], pixels, of an observation: x, vx, x and dx of the enemy of the player's half, width of the platform, width of the next, the
-    gap between, where the platform begins, difference in height (always 0). The platform: the last that begins left of the player.
+    """float [9], pixels, of an observation: x, vx, x and dx of the enemy of the player's half, width of the platform, of the next, the gap
+    between, where the platform begins, difference in height (always 0). The platform: the last that begins left of the player.
     """
     return (obs + 1) / 2 * SCALE - SHIFT
 

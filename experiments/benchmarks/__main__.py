@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], dict[str, Any]]] = {
     "mask": speed.mask,
     "fcdl": dynamics.learning,
     "chemical": dynamics.environments,
+    "hybrid": dynamics.hybrid,
     "scale-members": scaling.members_curve,
     "scale-envs": scaling.envs_curve,
     "scale-devices": scaling.devices_curve,

@@ -127,3 +127,14 @@ def environments(sizes: Sizes) -> dict[str, Any]:
         rows.append(Row(f"{label}, by CPU time", "steps/s", [steps / x for x in seconds]))
     ratios = [Ratio(f"{name} / 1 million steps/s", name, 1e6, ">= 1") for name in (ENV, "chemical-full-chain")]
     return summary(rows, [*ratios, Ratio("magnetic, mjx / 20k steps/s", "magnetic, mjx", 2e4, ">= 1")])
+
+
+def hybrid(sizes: Sizes) -> dict[str, Any]:
+    """Environments with hybrid actions alone, random actions and auto-reset: steps/s; a step of Platform is a whole move."""
+    targets = {"platform": 5e4, "catch-point": 5e6, **{f"hard-move-{n}": 5e6 for n in (4, 6, 8, 10)}}
+    steps = {name: max(1, sizes.env_steps // 10) if name == "platform" else sizes.env_steps for name in targets}
+    contestants, cpu = with_cpu_time({name: env_rate(name, sizes, env_steps=steps[name]) for name in targets})
+    rows = [Row(label, "steps/s", values) for label, values in alternate(contestants, sizes.rounds).items()]
+    for label, seconds in cpu.items():
+        rows.append(Row(f"{label}, by CPU time", "steps/s", [steps[label] * sizes.parallel / x for x in seconds]))
+    return summary(rows, [Ratio(f"{name} / {target:g} steps/s", name, target, ">= 1") for name, target in targets.items()])

@@ -15,6 +15,7 @@ from experiments.benchmarks import dynamics, measure, sweeps
 from experiments.benchmarks.__main__ import Options, run
 from experiments.benchmarks.speed import Sizes, env_rate
 
+MOVES = tuple(f"hard-move-{n}" for n in (4, 6, 8, 10))
 TINY = Sizes(
     rounds=2, parallel=2, env_steps=3, members=2, num_envs=2, num_steps=4, num_epochs=1, num_minibatches=1, hidden=(4,), updates=1,
     environments=(1, 4), model="oracle-graph", width=4, batch_size=4,
@@ -181,3 +182,8 @@ def test_environments_alone_are_told_by_the_clock_and_by_cpu_time(monkeypatch):
     assert asked[2:] == [("magnetic", 2, {"physics": "mjx"}), ("magnetic", 2, {"physics": "closed"})]
     assert [row["median"] for row in told["rows"]] == [1e5] * 4 + [2 * 3 / 0.5] * 4
     assert [ratio["met"] for ratio in told["ratios"]] == [False, False, True]
+    asked.clear()
+    told = dynamics.hybrid(TINY)
+    assert asked == [(name, 0, {"env_steps": 1 if name == "platform" else 3}) for name in ("platform", "catch-point", *MOVES)]
+    assert [row["median"] for row in told["rows"]] == [1e5] * 6 + [2 / 0.5] + [2 * 3 / 0.5] * 5
+    assert [ratio["met"] for ratio in told["ratios"]] == [True, *[False] * 5]
