@@ -57,9 +57,9 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
     elif id in ENVS:
         module, cls, fixed = ENVS[id]
     else:
-        for family, known in FAMILIES.items():
+        for family, members in FAMILIES.items():
             if id.startswith(family):
-                raise UserError(f"env = {id!r}: must be {known}")
+                raise UserError(f"env = {id!r}: must be {members}")
         others = [name for name in ENVS if not name.startswith(tuple(FAMILIES))]
         raise UserError(
             f"env = {id!r}: {suggest(id, ['maze-n{1..10}', 'hard-move-{4,6..16}', *others, *(f'{p}:<name>' for p in ADAPTERS)])}"

@@ -175,7 +175,7 @@ class CatchPoint(_Particle):
         late = jnp.where(missed & (state.trials < MISSES_SEEN), 1 / 6, 0.0)
         valid_time, timestep = (x.astype(dtype) + more for x, more in ((state.valid_time, late), (state.timestep, 1 / 12)))
         counters = {"valid_time": valid_time.astype(jnp.float32), "timestep": timestep.astype(jnp.float32), "over": terminated}
-        state = state.replace(trials=state.trials + missed, **counters)
+        state = dataclasses.replace(state, trials=state.trials + missed, **counters)
         event = jnp.where(exhausted, 3, jnp.where(caught, 1, jnp.where(missed, 2, 0))).astype(jnp.int32)
         return self._observe(state), state, reward, terminated, {"success": caught, "substeps": jnp.int32(1), "event": event}
 
