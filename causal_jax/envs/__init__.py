@@ -21,9 +21,21 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
         for rule in ("full_fork", "full_chain", "none")
     },
     "magnetic": ("magnetic", "Magnetic", {}),
+    **{f"point-mass-{n}": ("point_mass", "PointMass", {"levels": n, "hard": False}) for n in (2, 3, 5, 9, 17, 33)},
+    **{f"point-mass-hard-{n}": ("point_mass", "PointMass", {"levels": n, "hard": True}) for n in (2, 3, 5, 9, 17, 33)},
+    "sepsis-sim": ("sepsis", "SepsisSim", {}),
+    "icu-sepsis": ("icu_sepsis", "ICUSepsis", {}),
     "platform": ("platform", "Platform", {}),
     "catch-point": ("particle", "CatchPoint", {}),
     **{f"hard-move-{n}": ("particle", "HardMove", {"n": n}) for n in range(4, 17, 2)},
+    **{
+        f"minigrid-{task}": ("minigrid", "Minigrid", {"task": task})
+        for task in (
+            *("unlockpickup", "gotolocal", "putnextlocal"),
+            *(f"gotodooropenr2-{target}" for target in ("redball", "greenball", "blueball", "greykey", "greenbox")),
+            *(f"gotor3-{target}" for target in ("greykey", "greenbox", "bluekey", "blueball", "purpleball", "redbox")),
+        )
+    },
     "probe-value": ("probes", "ProbeValue", {}),
     "probe-credit": ("probes", "ProbeCredit", {}),
     "probe-policy": ("probes", "ProbePolicy", {}),
@@ -35,25 +47,39 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
     "probe-box": ("probes", "ProbeBox", {}),
 }
 FAMILIES = {"maze": "maze-n1 .. maze-n10", "hard-move": "hard-move-4, hard-move-6, .. hard-move-16"}  # beginning of a name -> the names
-ADAPTERS = {"gymnax": "a gymnax 1.0 environment, e.g. gymnax:CartPole-v1", "brax": "a brax environment, e.g. brax:ant"}
+ADAPTERS = {
+    "gymnax": "a gymnax 1.0 environment, e.g. gymnax:CartPole-v1",
+    "brax": "a brax environment, e.g. brax:ant",
+    "navix": "a navix task, e.g. navix:Navix-DoorKey-8x8-v0",
+    "alias": "any environment with Discrete actions and copies of them, e.g. alias:minigrid-unlockpickup",
+}
 
 
 def list_envs() -> list[str]:
-    """The names that `make` knows, those of `ADAPTERS` (`gymnax:<Id>`, `brax:<name>`) left out."""
+    """The names that `make` knows, those of `ADAPTERS` (`gymnax:<Id>`, `brax:<name>`, ...) left out."""
     return list(ENVS)
 
 
 def make(id: str, **options: Any) -> tuple[Any, Any]:
     """The environment `id` and its params: `make("maze-n6", max_steps=100)`, `make("gymnax:CartPole-v1")`, `make("brax:ant")`.
 
-    Options are the fields of the environment's dataclass (for gymnax: of its params). Raises UserError, one line, for an unknown name
-    (with the nearest ones), an unknown option, or a value of the wrong type or out of range.
+    Options are the fields of the environment's dataclass (for gymnax: of its params), and where actions are real numbers `levels`:
+    `make("brax:ant", levels=3)` has 3 torques a joint. Raises UserError, one line, for an unknown name (with the nearest ones), an unknown
+    option, or a value of the wrong type or out of range.
     """
+    if "levels" in options:
+        env, params = make(id, **{name: value for name, value in options.items() if name != "levels"})
+        env = _module("adapters").Discretized(env, options["levels"])
+        validate(env, f"{id}: ")
+        env.check(params)
+        return env, params
     prefix, colon, name = id.partition(":")
     if colon and prefix == "gymnax":
         return _module("adapters").make_gymnax(name, **options)
-    if colon and prefix == "brax":
-        module, cls, fixed = "adapters", "Brax", {"name": name}
+    if colon and prefix == "alias":
+        return _alias(name, options)
+    if colon and prefix in ("brax", "navix"):
+        module, cls, fixed = "adapters", prefix.capitalize(), {"name": name}
     elif id in ENVS:
         module, cls, fixed = ENVS[id]
     else:
@@ -73,6 +99,16 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
     validate(env, f"{id}: ")
     env.observation_space(env.default_params)  # what only shows when it is built (a brax name, a backend) shows here
     return env, env.default_params
+
+
+def _alias(id: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    """`alias:<id>`: the wrapper's options are its own fields, the others go to the environment inside."""
+    kind = _module("wrappers").Alias
+    own = {f.name for f in dataclasses.fields(kind)} - {"inner"}
+    inner, params = make(id, **{name: value for name, value in options.items() if name not in own})
+    env = kind(inner, **{name: value for name, value in options.items() if name in own})
+    validate(env, f"alias:{id}: ")
+    return env, params
 
 
 def _module(name: str) -> Any:
