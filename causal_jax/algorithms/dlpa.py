@@ -8,7 +8,7 @@ mode="definition" (default): the loss of a window counts its steps up to the end
 cross-entropy of "goes on" counts all steps (losses in world_models.py), and an episode that was cut short ends in a step that never was.
 Departures: the memory of the planner is kept apart for training and evaluation; networks and layers that nothing reads are left out; the
 authors' flags without effect (priorities, target network, clipping, least deviation, mixture of policies) are not there.
-The defaults are Platform's; experiments/presets has a file for each of the eight environments.
+The defaults are Platform's; experiments/dlpa.py has the settings of the other environments.
 Reproduce: python -m experiments.dlpa platform; make train-dlpa
 """
 

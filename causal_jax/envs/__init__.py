@@ -52,6 +52,7 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
     "probe-hybrid": ("probes", "ProbeHybrid", {}),
     "probe-box": ("probes", "ProbeBox", {}),
 }
+FAMILIES = {"maze": "maze-n1 .. maze-n10", "hard-move": "hard-move-4, hard-move-6, .. hard-move-16"}  # beginning of a name -> the names
 ADAPTERS = {
     "gymnax": "a gymnax 1.0 environment, e.g. gymnax:CartPole-v1",
     "brax": "a brax environment, e.g. brax:ant",
@@ -88,8 +89,13 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
     elif id in ENVS:
         module, cls, fixed = ENVS[id]
     else:
-        known = ["maze-n{1..10}", *(name for name in ENVS if not name.startswith("maze")), *(f"{prefix}:<name>" for prefix in ADAPTERS)]
-        raise UserError(f"env = {id!r}: {'must be maze-n1 .. maze-n10' if id.startswith('maze') else suggest(id, known)}")
+        for family, members in FAMILIES.items():
+            if id.startswith(family):
+                raise UserError(f"env = {id!r}: must be {members}")
+        others = [name for name in ENVS if not name.startswith(tuple(FAMILIES))]
+        raise UserError(
+            f"env = {id!r}: {suggest(id, ['maze-n{1..10}', 'hard-move-{4,6..16}', *others, *(f'{p}:<name>' for p in ADAPTERS)])}"
+        )
     kind = getattr(_module(module), cls)
     known = [f.name for f in dataclasses.fields(kind) if f.name not in fixed]
     for option, value in options.items():

@@ -8,7 +8,7 @@ Kept from that program, since results hang on it: an enemy on its turning point 
 half moves, both are deadly; whatever meets a platform loses its speed along x, so a jump that lands ends at rest; the end of the
 world is where the last platform begins to leave the player's feet.
 Departures: float32 (float64 where the state is); the limit of 200 steps is a truncation.
-Returns (4,096 episodes): uniformly random play 0.154, the policy of `platform_policies` 0.998.
+Returns (8,192 episodes): uniformly random play 0.154, the policy of `platform_policies` 0.997.
 """
 
 from __future__ import annotations
