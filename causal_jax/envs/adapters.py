@@ -146,7 +146,7 @@ class Minatar(Gymnax):
 
     def observation_space(self, params: Any) -> Box:
         """float [100 channels], 0 or 1."""
-        return Box(0.0, 1.0, (math.prod(super().observation_space(params).shape),))
+        return Box(0.0, 1.0, (math.prod(self.env.observation_space(params).shape),))
 
 
 def make_minatar(name: str, **options: float) -> tuple[Minatar, Any]:
