@@ -2,7 +2,8 @@
 
 A module has `Config`, `Hyper`, `Task` (first field `env_params`), `build(env, env_params, config)` and `steps_per_update(config)`;
 where they apply also `needs_effects(config)` (a phase 1 must come first), `evaluations(config)` ({suffix: Config to act by}),
-`EVALUATION_MODES` (of "greedy", "sampled"; default both), `worlds(env, env_params)` ({suffix: params to be evaluated in}) and
+`EVALUATION_MODES` (of "greedy", "sampled"; default both), `episodes_at_once(config)` (how many are evaluated in parallel; default all),
+`worlds(env, env_params)` ({suffix: params to be evaluated in}) and
 `measure(env, env_params, config)` ((key, state, task) -> {name: []}, logged with each evaluation as eval.model.<name>).
 Modules are imported when asked for, and never import each other.
 """
@@ -43,6 +44,7 @@ ALGORITHMS: dict[str, Entry] = {
     "cdl": Entry(_FCDL, {"model": "cdl"}, "planning with a global graph from conditional mutual information (arXiv 2206.13452)"),
     "nps": Entry(_FCDL, {"model": "nps"}, "planning with neural production systems (arXiv 2103.01937)"),
     "grader": Entry(_FCDL, {"model": "grader"}, "planning with a graph from independence tests (arXiv 2207.09081)"),
+    "dlpa": Entry("causal_jax.algorithms.dlpa", {}, "planning in a learned model with hybrid actions (arXiv 2404.03037)"),
     "template": Entry("causal_jax.algorithms.template", {}, "REINFORCE with a baseline, the file to copy"),
 }
 

@@ -145,6 +145,12 @@ def env_rate(env: str, sizes: Sizes, parallel: int = 0, env_steps: int = 0, obse
 
         if isinstance(space, spaces.Discrete):
             actions = jax.random.randint(key_action, (env_steps,), 0, space.n)
+        elif isinstance(space, spaces.Factored):
+            actions = jax.random.randint(key_action, (env_steps, *space.shape), 0, jnp.asarray(space.sizes))
+        elif isinstance(space, spaces.Hybrid):
+            key_k, key_z = jax.random.split(key_action)
+            k = jax.random.randint(key_k, (env_steps,), 0, space.n)
+            actions = k, jax.random.uniform(key_z, (env_steps, space.num_parameters), minval=-1.0)
         else:
             actions = jax.vmap(space.sample)(jax.random.split(key_action, env_steps))
         obs, state = world.reset(key_reset, params)

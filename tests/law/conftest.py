@@ -32,14 +32,19 @@ TINY = {
         "num_steps": 3, "init_steps": 3, "capacity": 20, "batch_size": 16, "horizon": 2, "num_candidates": 4, "num_elites": 2,
         "plan_iterations": 2, "width": 4, "num_hidden": 1, "hidden": (4,), "num_codes": 3, "code_dim": 2,
     },
+    "dlpa": {
+        "width": 4, "horizon": 2, "num_samples": 8, "num_elites": 4, "plan_iterations": 2, "random_episodes": 2, "episode_steps": 3,
+        "capacity": 4, "num_updates": 2, "batch_size": 4,
+    },
 }  # fmt: skip
 SMALLER = {  # for a loop in the place of vmap; two of what gets keys, so that a shared key shows
     "ppo": {"num_steps": 1, "num_epochs": 2, "num_minibatches": 1},
     "template": {"num_steps": 1},
     "effect_model": {"num_steps": 1, "warmup_steps": 1, "batch_size": 2},
     "fcdl": {"num_steps": 2, "init_steps": 1},
+    "dlpa": {"num_samples": 4, "num_elites": 2, "batch_size": 2},
 }
-ENVS = {"fcdl": ("chemical-full-fork", {"num_objects": 3, "num_colours": 2})}  # others play the maze
+ENVS = {"fcdl": ("chemical-full-fork", {"num_objects": 3, "num_colours": 2}), "dlpa": ("probe-hybrid", {})}  # others play the maze
 CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS, Config fields
     **{name: (name, {}) for name in ALGORITHMS},
     **{
@@ -123,7 +128,8 @@ def build_case(name: str, smaller: bool = False) -> Case:
     file = module.__name__.rpartition(".")[2]
     config = module.Config(**{**TINY[file], **(SMALLER[file] if smaller else {}), **ALGORITHMS[entry].preset, **fields})
     env_id, options = ENVS.get(file, ("maze-n1" if smaller else "maze-n2", {}))
-    env, params = make(env_id, max_steps=(2 if smaller else 3) if file in ENVS else 5, **options)
+    limit = {} if env_id.startswith("probe") else {"max_steps": (2 if smaller else 3) if file in ENVS else 5}
+    env, params = make(env_id, **limit, **options)
     task, axes = module.Task(params), None
     if getattr(module, "needs_effects", lambda config: False)(config):  # a random model masks as well as a fitted one
         models = build_case("effects", smaller).run.state.effect

@@ -12,8 +12,8 @@ FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("
 RANKS = (  # a module may import modules of its own line and of the lines before; a name stands for itself or for its folder
     {"types"},
     {"fields", "parallel"},
-    {"spaces", "networks", "distributions", "returns", "losses", "optim", "normalize", "statistics"},
-    {"replay", "rollout", "planning", "causal", "envs"},
+    {"spaces", "mdp", "networks", "distributions", "returns", "losses", "optim", "normalize", "statistics"},
+    {"replay", "rollout", "planning", "causal", "envs", "episodes", "hybrid_planning", "world_models"},
     {"algorithms"},
     {"hosts", "stderr", "mesh", "engine", "guard", "memory"},
     {"training", "checkpoint", "logs", "history", "plots", "plots_causal", "plots_fcdl", "page", "sweep_file", "sweep_plots"},
