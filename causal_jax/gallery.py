@@ -79,9 +79,10 @@ def pictures(loaded: runs.Loaded, place: Path, label: str, prefix: str = "") -> 
     sections = gallery_maze.sections(loaded, place, label, prefix) if gallery_maze.has_mask(loaded) else []
     sections += gallery_fcdl.sections(loaded, place, label, prefix) if gallery_fcdl.has_model(loaded) else []
     if hasattr(loaded.resolved.env, "render"):
-        images, total = episode(loaded, member=0, seed=0, greedy=False)
+        greedy = "sampled" not in getattr(loaded.resolved.module, "EVALUATION_MODES", ("sampled",))
+        images, total = episode(loaded, member=0, seed=0, greedy=greedy)
         image = plots.gif(images, place / f"{prefix}policy.gif")
-        text = f"One episode of member 0, actions sampled: return {total:.2f} in {len(images) - 1} steps."
+        text = f"One episode of member 0, actions {'greedy' if greedy else 'sampled'}: return {total:.2f} in {len(images) - 1} steps."
         sections.append(Section(f"The learned policy: {label}", text, [image]))
     return sections
 

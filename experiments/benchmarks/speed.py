@@ -76,6 +76,8 @@ class Sizes:
     """Dynamics model: hidden layers."""
     batch_size: int = 256
     """Dynamics model: windows of an update."""
+    plans: int = 1000
+    """DLPA: plans of an iteration."""
 
     @property
     def config(self) -> ppo.Config:
