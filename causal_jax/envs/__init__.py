@@ -55,6 +55,7 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
 FAMILIES = {"maze": "maze-n1 .. maze-n10", "hard-move": "hard-move-4, hard-move-6, .. hard-move-16"}  # beginning of a name -> the names
 ADAPTERS = {
     "gymnax": "a gymnax 1.0 environment, e.g. gymnax:CartPole-v1",
+    "minatar": "a MinAtar game as a flat vector, e.g. minatar:breakout or alias:minatar:breakout",
     "brax": "a brax environment, e.g. brax:ant",
     "navix": "a navix task, e.g. navix:Navix-DoorKey-8x8-v0",
     "alias": "any environment with Discrete actions and copies of them, e.g. alias:minigrid-unlockpickup",
@@ -82,6 +83,8 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
     prefix, colon, name = id.partition(":")
     if colon and prefix == "gymnax":
         return _module("adapters").make_gymnax(name, **options)
+    if colon and prefix == "minatar":
+        return _module("adapters").make_minatar(name, **options)
     if colon and prefix == "alias":
         return _alias(name, options)
     if colon and prefix in ("brax", "navix"):

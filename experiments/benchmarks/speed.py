@@ -62,6 +62,8 @@ class Sizes:
     """Environments of the scaling curve."""
     actuators: tuple[int, ...] = (4, 6, 8)
     """Mazes on which the mask's cost is measured."""
+    mask_batch: int = 256
+    """States whose masks are wanted at once."""
     sweep_trials: int = 24
     """Trials of the sweep, and as many command line runs beside it; each contestant is measured once."""
     sweep_steps: int = 20_000
