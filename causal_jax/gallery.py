@@ -18,8 +18,17 @@ import numpy as np
 
 from causal_jax import gallery_fcdl, gallery_maze, history, plots, rollout, runs, spaces
 from causal_jax import report as reports
-from causal_jax.envs import chemical_policies, magnetic_policies, particle_policies, platform_policies, point_mass_policies, sepsis_policies
+from causal_jax.envs import (
+    chemical_policies,
+    goal_policies,
+    magnetic_policies,
+    particle_policies,
+    platform_policies,
+    point_mass_policies,
+    sepsis_policies,
+)
 from causal_jax.envs.chemical import Chemical
+from causal_jax.envs.goal import Goal
 from causal_jax.envs.magnetic import Magnetic
 from causal_jax.envs.minigrid import Minigrid
 from causal_jax.envs.particle import CatchPoint, HardMove
@@ -35,6 +44,7 @@ CHEMICAL_ROWS = ("idle", "goal9", "persistence_lowest", "persistence_random")
 POLICIES: dict[type, Any] = {  # environment -> (env, params) -> {name: act(key, obs) -> action}, "random" among them
     Magnetic: magnetic_policies.policies,
     Platform: platform_policies.policies,
+    Goal: goal_policies.policies,
     CatchPoint: particle_policies.policies,
     HardMove: particle_policies.policies,
     PointMass: point_mass_policies.policies,

@@ -26,6 +26,8 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
     "sepsis-sim": ("sepsis", "SepsisSim", {}),
     "icu-sepsis": ("icu_sepsis", "ICUSepsis", {}),
     "platform": ("platform", "Platform", {}),
+    "goal": ("goal", "Goal", {}),
+    "hard-goal": ("goal", "Goal", {"hard": True}),
     "catch-point": ("particle", "CatchPoint", {}),
     **{f"hard-move-{n}": ("particle", "HardMove", {"n": n}) for n in range(4, 17, 2)},
     **{
