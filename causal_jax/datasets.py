@@ -93,7 +93,7 @@ def rows(episodes: Episodes) -> Rows:
 
 
 def sample(data: Rows, key: Key, num: int) -> tuple[Any, jax.Array, jax.Array, Any, jax.Array]:
-    """`num` steps drawn uniformly, with replacement: (obs, action, reward, next obs, terminated), leaves [num, ...]. The key is consumed."""
+    """`num` steps drawn uniformly with replacement: (obs, action, reward, next obs, terminated), [num, ...] each. The key is consumed."""
     episodes = data.episodes
     step = data.index[jax.random.randint(key, (num,), 0, data.num)]
     i, t = step // episodes.reward.shape[1], step % episodes.reward.shape[1]

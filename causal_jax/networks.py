@@ -19,7 +19,13 @@ import jax.numpy as jnp
 
 from causal_jax.types import Key, Network, Params, UserError
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"tanh": nn.tanh, "relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu, "elu": nn.elu}
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "tanh": nn.tanh,
+    "relu": nn.relu,
+    "gelu": nn.gelu,
+    "silu": nn.silu,
+    "elu": nn.elu,
+}
 NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # (filters, kernel, stride), VALID padding
 SMALL = ((16, 3, 1), (32, 3, 1))  # SAME padding: works on a grid of any size
 MIN_NATURE = 36  # pixels: the smallest side that leaves NatureCNN one output cell

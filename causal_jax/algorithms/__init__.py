@@ -48,7 +48,7 @@ ALGORITHMS: dict[str, Entry] = {
     "grader": Entry(_FCDL, {"model": "grader"}, "planning with a graph from independence tests (arXiv 2207.09081)"),
     "ad-dqn": Entry(_FACTORED, {}, "Q-learning with values of single action blocks and a mixer (arXiv 2504.21326)"),
     "decqn": Entry(_FACTORED, {"mixer": "average", "aug": "off"}, "Q is the mean of a value per action factor (Seyde et al. 2022)"),
-    "dqn": Entry(_FACTORED, {"blocks": "joint", "mixer": "average", "aug": "off"}, "double DQN over joint actions (van Hasselt et al. 2016)"),
+    "dqn": Entry(_FACTORED, {"blocks": "joint", "mixer": "average", "aug": "off"}, "double DQN over joint actions"),
     "ad-bcq": Entry(_OFFLINE, {}, "the same from a data set, near the policy that made it (arXiv 2504.21326)"),
     "factored-bcq": Entry(_OFFLINE, {"mixer": "average", "aug": "off"}, "BCQ with a value per action factor (Tang et al. 2022)"),
     "bcq": Entry(_OFFLINE, {"blocks": "joint", "mixer": "average", "aug": "off"}, "discrete BCQ (Fujimoto et al. 2019)"),

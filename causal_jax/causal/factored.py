@@ -24,9 +24,8 @@ import numpy as np
 import optax
 
 from causal_jax import losses, networks, normalize, optim, spaces
-from causal_jax.causal import blocks as action_blocks
-from causal_jax.causal import mixers
-from causal_jax.causal.blocks import Blocks
+from causal_jax.causal import codec, mixers
+from causal_jax.causal.codec import Codec
 from causal_jax.causal.mixers import Mixer
 from causal_jax.fields import option
 from causal_jax.types import Env, Key, Metrics, Network, Obs, Params, UserError
@@ -108,7 +107,7 @@ class Core(NamedTuple):
     update(learner, batch [B], hyper, optimiser, weight_decay) -> (learner, metrics).
     """
 
-    blocks: Blocks
+    blocks: Codec
     mixer: Mixer
     init: Any
     q: Any
@@ -118,11 +117,11 @@ class Core(NamedTuple):
     update: Any
 
 
-def blocks_of(env: Env, env_params: Any, config: Config) -> Blocks:
-    """The blocks that a config names in an environment. Raises: UserError, see `blocks.parse`."""
+def blocks_of(env: Env, env_params: Any, config: Config) -> Codec:
+    """The blocks that a config names in an environment. Raises: UserError, see `codec.parse`."""
     uses_it = config.aug in ("noop", "noop+real")  # else an action that does nothing need not exist
     noop = config.noop or (tuple(getattr(env, "noop", ())) if uses_it else ())
-    return action_blocks.parse(config.blocks, env.action_space(env_params), noop)
+    return codec.parse(config.blocks, env.action_space(env_params), noop)
 
 
 def scale_of(obs: jax.Array, next_obs: jax.Array) -> Scale:
@@ -304,7 +303,7 @@ def _threshold(hyper: Any) -> Any:
     return getattr(hyper, "threshold", 0.0)
 
 
-def _models(config: Config, blocks: Blocks, num_variables: int) -> tuple[Network, Network]:
+def _models(config: Config, blocks: Codec, num_variables: int) -> tuple[Network, Network]:
     """Dynamics (one network of all blocks, or one per block) and reward, of standardised inputs."""
     options: dict[str, Any] = {"activation": "relu", "init": "torch"}
     all_actions = blocks.num * blocks.width
@@ -316,7 +315,7 @@ def _models(config: Config, blocks: Blocks, num_variables: int) -> tuple[Network
 
 
 def _change(
-    network: Network, params: Params, blocks: Blocks, seen: jax.Array, action: jax.Array, owner: np.ndarray, model: str
+    network: Network, params: Params, blocks: Codec, seen: jax.Array, action: jax.Array, owner: np.ndarray, model: str
 ) -> jax.Array:
     """The standardised change [D] of every variable; with one model per block each variable from the block that owns it."""
     one_hot = blocks.one_hot(action)

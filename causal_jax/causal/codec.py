@@ -21,7 +21,7 @@ from causal_jax.types import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Blocks:
+class Codec:
     """factors: choices of every factor (F). groups: the factors of every block (K); noop: the factor values that do nothing (F).
 
     scalar: the environment's action is one number, not a vector [F].
@@ -97,8 +97,8 @@ class Blocks:
         return jnp.where(np.eye(self.num, dtype=bool), values, np.asarray(self.noop, np.int32)).astype(jnp.int32)
 
 
-def parse(text: str, space: Any, noop: tuple[int, ...] = ()) -> Blocks:
-    """Blocks of a Discrete or Factored space by text: "each" (a block per factor), "joint" (one block), or "0+2,1" (factors of each).
+def parse(text: str, space: Any, noop: tuple[int, ...] = ()) -> Codec:
+    """The codec of a Discrete or Factored space by text: "each" (a block per factor), "joint" (one block), or "0+2,1" (factors of each).
 
     noop: the value of each factor that does nothing; empty: 0 of each.
     Raises: UserError for another kind of space, factors left out or named twice, a noop of wrong length or out of range.
@@ -121,4 +121,4 @@ def parse(text: str, space: Any, noop: tuple[int, ...] = ()) -> Blocks:
     noop = noop or (0,) * len(factors)
     if len(noop) != len(factors) or not all(0 <= n < size for n, size in zip(noop, factors, strict=True)):
         raise UserError(f"noop = {noop}: must be {len(factors)} values, each below its factor's {factors}")
-    return Blocks(factors, groups, tuple(noop), scalar)
+    return Codec(factors, groups, tuple(noop), scalar)
