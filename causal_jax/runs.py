@@ -79,8 +79,8 @@ def evaluator(run: Resolved) -> Callable[..., Any] | None:
 
 
 def own_worlds(env: Any, seeds: Sequence[int]) -> Any:
-    """Params [M, ...]: the world of every member, drawn by its seed alone."""
-    root = jax.random.key(WORLDS)
+    """Params [M, ...]: the world of every member, drawn by its seed and the environment's option `seed` where it has one."""
+    root = jax.random.key(WORLDS ^ getattr(env, "seed", 0))
     return jax.vmap(lambda seed: env.draw_params(jax.random.fold_in(root, seed)))(jnp.asarray(seeds, jnp.uint32))
 
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from causal_jax import planning, replay, spaces
-from causal_jax.causal import cdl, dynamics, fitting, grader, imagination, measures, nps, predictors, rivals
+from causal_jax.causal import cdl, dynamics, fitting, grader, graphs, imagination, measures, nps, predictors, rivals
 from causal_jax.causal.dynamics import Model
 from causal_jax.causal.fitting import Episode, Fit
 from causal_jax.envs.base import Factors
@@ -240,6 +240,8 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     length, model = config.num_steps, dynamics_model(env, config)
     if length != int(env_params.max_steps):
         raise UserError(f"num_steps = {length}: must be {int(env_params.max_steps)}, the steps of an episode")
+    if config.sparsity == "target" and not model.spec.learns_graph:
+        raise UserError(f"sparsity = 'target': must be one of {', '.join(graphs.SPARSITIES)} for {config.model}, which learns no edges")
     if config.horizon > length:
         raise UserError(f"horizon = {config.horizon}: must be at most {length}, the steps of an episode")
     spec, space = model.spec, spaces.from_gymnax(env.action_space(env_params))

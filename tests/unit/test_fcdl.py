@@ -164,6 +164,7 @@ def test_measures_of_a_perfect_graph_and_of_rows(world: Any) -> None:
         ({"capacity": 10}, "capacity = 10: must be a multiple of 10 and at least 20"),
         ({"num_steps": 25}, "num_steps = 25: must be 6"),
         ({"horizon": 7}, "horizon = 7: must be at most 6"),
+        ({"model": "mlp", "sparsity": "target"}, "sparsity = 'target': must be one of mean, sum for mlp"),
         ({"model": "fcd"}, "model = 'fcd': must be one of"),
     ],
 )

@@ -1,5 +1,6 @@
 """The pictures of a dynamics model in the report of a real (tiny) run."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,9 @@ def test_members_have_worlds_of_their_own_unless_they_share_one() -> None:
     first, second = np.asarray(task.env_params.mlp_w1)
     assert np.abs(first - second).max() > 0.1
     env = resolve(settings, config).env
-    np.testing.assert_array_equal(own_worlds(env, [1]).mlp_w1[0], second)  # decided by the seed alone
+    np.testing.assert_array_equal(own_worlds(env, [1]).mlp_w1[0], second)  # decided by the seeds alone
+    other = own_worlds(dataclasses.replace(env, seed=1), [1])
+    assert np.abs(other.mlp_w1[0] - second).max() > 0.1  # the option `seed` counts too
     shared, axes = make_task(resolve(Settings(algorithm="oracle-graph", env="chemical-full-fork", members=2, worlds="shared"), config))
     assert axes is None
     assert shared.env_params.mlp_w1.ndim == 3
