@@ -18,9 +18,11 @@ import numpy as np
 
 from causal_jax import gallery_fcdl, gallery_maze, history, plots, rollout, runs, spaces
 from causal_jax import report as reports
-from causal_jax.envs import chemical_policies, magnetic_policies
+from causal_jax.envs import chemical_policies, magnetic_policies, point_mass_policies, sepsis_policies
 from causal_jax.envs.chemical import Chemical
 from causal_jax.envs.magnetic import Magnetic
+from causal_jax.envs.point_mass import PointMass
+from causal_jax.envs.sepsis import ICUSepsis, SepsisSim
 from causal_jax.evaluation import member_of
 from causal_jax.page import Section
 from causal_jax.types import Action, Key, Obs, UserError
@@ -111,6 +113,10 @@ def references(loaded: Sequence[runs.Loaded]) -> dict[str, dict[str, float]]:
         acts |= {name: act for name, act in chemical_policies.policies(run.env).items() if name in CHEMICAL_ROWS}
     if isinstance(run.env, Magnetic):
         acts |= {name: act for name, act in magnetic_policies.policies(run.env, run.env_params).items() if name != "random"}
+    if isinstance(run.env, PointMass):
+        acts |= {name: act for name, act in point_mass_policies.policies(run.env, run.env_params).items() if name != "random"}
+    if isinstance(run.env, SepsisSim | ICUSepsis):
+        acts |= {name: act for name, act in sepsis_policies.policies(run.env, run.env_params).items() if name != "random"}
     rows = measure_all(acts)
     if gallery_maze.is_maze(run):
         rows |= gallery_maze.references(run, lambda act: measure_all({"": act})[""])

@@ -21,6 +21,10 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
         for rule in ("full_fork", "full_chain", "none")
     },
     "magnetic": ("magnetic", "Magnetic", {}),
+    **{f"point-mass-{n}": ("point_mass", "PointMass", {"levels": n, "hard": False}) for n in (2, 3, 5, 9, 17, 33)},
+    **{f"point-mass-hard-{n}": ("point_mass", "PointMass", {"levels": n, "hard": True}) for n in (2, 3, 5, 9, 17, 33)},
+    "sepsis-sim": ("sepsis", "SepsisSim", {}),
+    "icu-sepsis": ("icu_sepsis", "ICUSepsis", {}),
     "probe-value": ("probes", "ProbeValue", {}),
     "probe-credit": ("probes", "ProbeCredit", {}),
     "probe-policy": ("probes", "ProbePolicy", {}),
@@ -42,9 +46,16 @@ def list_envs() -> list[str]:
 def make(id: str, **options: Any) -> tuple[Any, Any]:
     """The environment `id` and its params: `make("maze-n6", max_steps=100)`, `make("gymnax:CartPole-v1")`, `make("brax:ant")`.
 
-    Options are the fields of the environment's dataclass (for gymnax: of its params). Raises UserError, one line, for an unknown name
-    (with the nearest ones), an unknown option, or a value of the wrong type or out of range.
+    Options are the fields of the environment's dataclass (for gymnax: of its params), and where actions are real numbers `levels`:
+    `make("brax:ant", levels=3)` has 3 torques a joint. Raises UserError, one line, for an unknown name (with the nearest ones), an unknown
+    option, or a value of the wrong type or out of range.
     """
+    if "levels" in options:
+        env, params = make(id, **{name: value for name, value in options.items() if name != "levels"})
+        env = _module("adapters").Discretized(env, options["levels"])
+        validate(env, f"{id}: ")
+        env.check(params)
+        return env, params
     prefix, colon, name = id.partition(":")
     if colon and prefix == "gymnax":
         return _module("adapters").make_gymnax(name, **options)

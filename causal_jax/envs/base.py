@@ -102,11 +102,11 @@ class Environment:
         info["final_observation"] is the observation before the reset (== obs while the episode goes on). The key is consumed.
         """
         params = self.default_params if params is None else params
-        key_step, key_reset = jax.random.split(key)
-        final_obs, state, reward, terminated, info = self.step_env(key_step, state, action, params)
+        again = jax.random.clone(key)  # split once more where a start is drawn, and not in every step
+        final_obs, state, reward, terminated, info = self.step_env(jax.random.split(key)[0], state, action, params)
         truncated = self.is_truncated(state, params)
         done = jnp.logical_or(terminated, truncated)
-        renew = _where_any(self.reset_env) if self.costly_reset else _where(self.reset_env)
-        obs, state = renew(done, key_reset, params, (final_obs, state))
+        renew = (_where_any if self.costly_reset else _where)(lambda key, params: self.reset_env(jax.random.split(key)[1], params))
+        obs, state = renew(done, again, params, (final_obs, state))
         info = {**info, "terminated": terminated, "truncated": truncated, "final_observation": final_obs}
         return obs, state, reward, terminated, truncated, info

@@ -27,6 +27,8 @@ BENCHMARKS: dict[str, Callable[[Sizes], dict[str, Any]]] = {
     "mask": speed.mask,
     "fcdl": dynamics.learning,
     "chemical": dynamics.environments,
+    "factored": dynamics.factored,
+    "scores": dynamics.scores,
     "scale-members": scaling.members_curve,
     "scale-envs": scaling.envs_curve,
     "scale-devices": scaling.devices_curve,

@@ -16,6 +16,7 @@ import numpy as np
 
 from causal_jax import spaces
 from causal_jax.algorithms import fcdl
+from causal_jax.causal import estimators
 from causal_jax.envs import make
 from causal_jax.types import Algorithm
 from experiments.benchmarks.measure import Ratio, Row, alternate, summary, with_cpu_time
@@ -127,3 +128,34 @@ def environments(sizes: Sizes) -> dict[str, Any]:
         rows.append(Row(f"{label}, by CPU time", "steps/s", [steps / x for x in seconds]))
     ratios = [Ratio(f"{name} / 1 million steps/s", name, 1e6, ">= 1") for name in (ENV, "chemical-full-chain")]
     return summary(rows, [*ratios, Ratio("magnetic, mjx / 20k steps/s", "magnetic, mjx", 2e4, ">= 1")])
+
+
+def factored(sizes: Sizes) -> dict[str, Any]:
+    """Point mass, easy and hard, and the sepsis simulators alone (1024 in parallel), random actions and auto-reset: steps/s."""
+    names = ("point-mass-9", "point-mass-hard-9", "sepsis-sim", "icu-sepsis")
+    contestants, cpu = with_cpu_time({name: env_rate(name, sizes) for name in names})
+    rows = [Row(label, "steps/s", values) for label, values in alternate(contestants, sizes.rounds).items()]
+    rows += [Row(f"{label}, by CPU time", "steps/s", [sizes.env_steps * sizes.parallel / x for x in cpu[label]]) for label in cpu]
+    return summary(rows, [Ratio(f"{names[0]} / 10 million steps/s", names[0], 1e7, ">= 1")])
+
+
+def scores(sizes: Sizes) -> dict[str, Any]:
+    """WIS and ESS of 100 checkpoints' greedy actions over 3,000 trajectories of 20 decisions among 25 actions: seconds."""
+    trajectories, decisions, num_actions, checkpoints = 3000, 20, 25, 100
+    keys = jax.random.split(jax.random.key(0), 4)
+    behaviour = jax.random.dirichlet(keys[0], jnp.ones(num_actions), (trajectories, decisions))
+    action = jax.random.categorical(keys[1], jnp.log(behaviour))
+    greedy = jax.random.randint(keys[2], (checkpoints, trajectories, decisions), 0, num_actions)
+    reward = 100.0 * jax.random.bernoulli(keys[3], 0.9, action.shape)
+    program = jax.jit(jax.vmap(estimators.wis_ess, (None, 0, None, None, None, None)))
+    compiled = program.lower(action, greedy, behaviour, behaviour, reward, jnp.ones(action.shape, bool)).compile()
+
+    def measure() -> float:
+        began = time.perf_counter()
+        jax.block_until_ready(compiled(action, greedy, behaviour, behaviour, reward, jnp.ones(action.shape, bool)))
+        return time.perf_counter() - began
+
+    measure()
+    label = "WIS and ESS of 100 checkpoints"
+    rows = [Row(label, "s", values) for values in alternate({label: measure}, sizes.rounds).values()]
+    return summary(rows, [Ratio(f"{label} / 20 s", label, 20.0, "<= 1")])

@@ -23,6 +23,9 @@ PEERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sb3": (("torch==2.13.0",), ("stable-baselines3==2.9.2", "gymnasium==1.4.0", "minatar==1.0.15")),
     "rejax": (("rejax==0.1.3", "gymnax==0.0.9", "jax==0.9.2", "jaxlib==0.9.2"),),
     "grids": (("navix==0.7.4", "xminigrid==0.9.3", "jax==0.9.2", "jaxlib==0.9.2"),),
+    "dm-control": (("mujoco==3.2.7", "dm_control==1.0.27"),),  # newer pairs do not import
+    "d3rlpy": (("torch==2.13.0",), ("d3rlpy==2.8.1",)),
+    "icu-sepsis": (("icu-sepsis==2.0.1",),),
 }
 HERE = Path(__file__).parent
 

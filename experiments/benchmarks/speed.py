@@ -140,6 +140,8 @@ def env_rate(env: str, sizes: Sizes, parallel: int = 0, env_steps: int = 0, **op
 
         if isinstance(space, spaces.Discrete):
             actions = jax.random.randint(key_action, (env_steps,), 0, space.n)
+        elif isinstance(space, spaces.Factored):
+            actions = jax.random.randint(key_action, (env_steps, *space.shape), 0, jnp.asarray(space.sizes))
         else:
             actions = jax.vmap(space.sample)(jax.random.split(key_action, env_steps))
         state = world.reset(key_reset, params)[1]

@@ -12,7 +12,7 @@ FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("
 RANKS = (  # a module may import modules of its own line and of the lines before; a name stands for itself or for its folder
     {"types"},
     {"fields", "parallel"},
-    {"spaces", "networks", "distributions", "returns", "losses", "optim", "normalize", "statistics"},
+    {"spaces", "mdp", "networks", "distributions", "returns", "losses", "optim", "normalize", "statistics"},
     {"replay", "rollout", "planning", "causal", "envs", "datasets", "mimic"},
     {"algorithms"},
     {"hosts", "stderr", "mesh", "engine", "guard", "memory"},

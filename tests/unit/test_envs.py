@@ -13,7 +13,7 @@ from flax import struct
 from causal_jax.envs import list_envs, make
 from causal_jax.envs.adapters import five_tuple
 from causal_jax.envs.maze import motions
-from causal_jax.spaces import Box, Discrete, Hybrid
+from causal_jax.spaces import Box, Discrete, Factored, Hybrid
 from causal_jax.types import UserError
 
 NUM_STEPS, NUM_ENVS = 9, 3
@@ -24,9 +24,13 @@ CONTRACT = {  # name -> options; limits are short so that episodes end within th
     "chemical-full-fork": {"max_steps": 4, "num_objects": 4},
     "chemical-full-chain-drift": {"max_steps": 4, "num_objects": 4, "level": 2},
     "magnetic": {"max_steps": 4, "physics": "closed"},
+    "point-mass-9": {"max_steps": 4},
+    "point-mass-hard-5": {"max_steps": 4},
+    "sepsis-sim": {"max_steps": 4, "split": "2", "confounding": 0.5},
+    "icu-sepsis": {"max_steps": 4, "features": "onehot"},
     **{name: {} for name in list_envs() if name.startswith("probe")},
     "gymnax:CartPole-v1": {"max_steps": 4},
-    "gymnax:Pendulum-v1": {"max_steps": 4},
+    "gymnax:Pendulum-v1": {"max_steps": 4, "levels": 3},
 }
 
 
@@ -118,6 +122,25 @@ def test_gymnax_passes_through_unchanged():
         state = got[1]
     assert ours.action_space(params) == Discrete(2)
     assert make("gymnax:CartPole-v1", gravity=5)[1].gravity == 5.0
+
+
+def test_real_actions_in_levels():
+    env, params = make("gymnax:Pendulum-v1", levels=5)
+    plain, _ = make("gymnax:Pendulum-v1")
+    assert env.action_space(params) == Factored((5,))
+    assert env.noop == (2,)
+    assert env.blocks.sizes == (5,)
+    _, state = env.reset(jax.random.key(0), params)
+    for level, torque in ((0, -2.0), (2, 0.0), (3, 1.0)):
+        got = env.step_env(jax.random.key(1), state, jnp.asarray([level]), params)
+        expected = plain.step_env(jax.random.key(1), state, jnp.asarray([torque]), params)
+        assert float(got[2]) == pytest.approx(float(expected[2]), abs=1e-6)
+    with pytest.raises(UserError, match="levels = 4: none of them is 0"):
+        _ = make("gymnax:Pendulum-v1", levels=4)[0].noop
+    with pytest.raises(UserError, match="levels = 1: must be"):
+        make("gymnax:Pendulum-v1", levels=1)
+    with pytest.raises(UserError, match="levels = 3: actions are Discrete"):
+        make("gymnax:CartPole-v1", levels=3)
 
 
 @struct.dataclass
