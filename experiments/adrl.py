@@ -40,9 +40,10 @@ METHODS: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {  # label ->
     "DecQN": ("decqn", {}, {}),
     **{f"AD-DQN {mixer}": ("ad-dqn", {"mixer": mixer, "aug": "none"}, {}) for mixer in MIXERS},
     **{f"AD-DQN {mixer}, models": ("ad-dqn", {"mixer": mixer, "aug": "noop"}, {}) for mixer in MIXERS},
+    **{f"AD-DQN {mixer}, lam 0": ("ad-dqn", {"mixer": mixer, "aug": "off"}, {}) for mixer in MIXERS[1:]},  # average: DecQN
 }
 SWITCHES: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
-    "mixer only (lam 0)": ("ad-dqn", {"aug": "off"}, {}),
+    "mixer only (lam 0)": ("ad-dqn", {"aug": "off"}, {}),  # the linear one
     "lam 0.1": ("ad-dqn", {"aug": "none"}, {"lam": 0.1}),
     "models, lam 0.1": ("ad-dqn", {"aug": "noop"}, {"lam": 0.1}),
     "half models, half real": ("ad-dqn", {"aug": "noop+real"}, {}),

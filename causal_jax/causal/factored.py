@@ -45,6 +45,8 @@ class Config:
     """Value of each factor that does nothing; empty: what the environment says (`noop`), else 0."""
     mixer: str = option("linear", choices=mixers.MIXERS)
     """What makes Q of the blocks' values."""
+    argmax: str = option("joint", choices=("joint", "block"))
+    """Greedy actions: the joint action of the largest F, or the largest Q_k of every block (right where F is monotone in each)."""
     aug: str = option("noop", choices=AUGS)
     """Batches of the projected losses: off (no such losses), none (the real one), noop (models, no-op elsewhere), noop+real (half each)."""
     grad_through_mixer: bool = True
@@ -186,6 +188,8 @@ def build(env: Env, env_params: Any, config: Config, filtered: bool = False) -> 
         return valid & (jnp.exp(found - jnp.max(found, axis=-1, keepdims=True)) > threshold)
 
     def best(params: Params, values: jax.Array, may: jax.Array) -> jax.Array:
+        if config.argmax == "block":
+            return jnp.argmax(jnp.where(may, values, jnp.finfo(values.dtype).min), axis=-1).astype(jnp.int32)
         return mixers.greedy(mixer, params["mixer"], blocks.sizes, values, may)
 
     def greedy(learner: Learner, obs: Obs, threshold: jax.Array) -> jax.Array:

@@ -32,14 +32,25 @@ TINY = {
         "num_steps": 3, "init_steps": 3, "capacity": 20, "batch_size": 16, "horizon": 2, "num_candidates": 4, "num_elites": 2,
         "plan_iterations": 2, "width": 4, "num_hidden": 1, "hidden": (4,), "num_codes": 3, "code_dim": 2,
     },
+    "factored_q": {
+        "num_envs": 2, "num_steps": 2, "init_steps": 4, "capacity": 20, "batch_size": 4, "num_updates": 2, "hidden": (8,), "target_every": 2,
+        "model_hidden": (8,),
+    },
+    "offline_q": {"num_updates": 2, "episodes": 4, "max_steps": 4, "batch_size": 4, "hidden": (8,), "model_hidden": (8,)},
 }  # fmt: skip
 SMALLER = {  # for a loop in the place of vmap; two of what gets keys, so that a shared key shows
     "ppo": {"num_steps": 1, "num_epochs": 2, "num_minibatches": 1},
     "template": {"num_steps": 1},
     "effect_model": {"num_steps": 1, "warmup_steps": 1, "batch_size": 2},
     "fcdl": {"num_steps": 2, "init_steps": 1},
+    "factored_q": {"num_steps": 1, "init_steps": 2, "batch_size": 2},
+    "offline_q": {"batch_size": 2},
 }
-ENVS = {"fcdl": ("chemical-full-fork", {"num_objects": 3, "num_colours": 2})}  # others play the maze
+ENVS: dict[str, tuple[str, dict[str, Any]]] = {  # others play the maze
+    "fcdl": ("chemical-full-fork", {"num_objects": 3, "num_colours": 2}),
+    "factored_q": ("point-mass-3", {}),
+    "offline_q": ("sepsis-sim", {}),
+}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS, Config fields
     **{name: (name, {}) for name in ALGORITHMS},
     **{
@@ -72,7 +83,11 @@ SLOW = (
     "grader",
     "fcdl-kmeans",
     "fcdl-tree",
-)  # fcdl with another network: make test-slow
+    "dqn",
+    "decqn",
+    "bcq",
+    "factored-bcq",
+)  # another network of fcdl, other blocks and losses of factored Q-learning: make test-slow
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -101,8 +116,9 @@ class Case(NamedTuple):
 
     def member(self, m: int) -> tuple[jax.Array, Any, Any]:
         """(root key, hyper, task) of one member."""
-        task = self.task if self.task_axes is None else self.task._replace(effects=take(self.task.effects, m))
-        return jax.random.key(SEEDS[m]), take(self.run.hyper, m), task
+        axes = self.task_axes or (None,) * len(self.task)
+        fields = (x if axis is None else take(x, m) for x, axis in zip(self.task, axes, strict=True))
+        return jax.random.key(SEEDS[m]), take(self.run.hyper, m), type(self.task)(*fields)
 
 
 def take(tree: Any, m: Any) -> Any:
@@ -124,7 +140,8 @@ def build_case(name: str, smaller: bool = False) -> Case:
     config = module.Config(**{**TINY[file], **(SMALLER[file] if smaller else {}), **ALGORITHMS[entry].preset, **fields})
     env_id, options = ENVS.get(file, ("maze-n1" if smaller else "maze-n2", {}))
     env, params = make(env_id, max_steps=(2 if smaller else 3) if file in ENVS else 5, **options)
-    task, axes = module.Task(params), None
+    own = hasattr(module, "make_task")  # data sets
+    task, axes = module.make_task(env, params, config, SEEDS, True) if own else (module.Task(params), None)
     if getattr(module, "needs_effects", lambda config: False)(config):  # a random model masks as well as a fitted one
         models = build_case("effects", smaller).run.state.effect
         task, axes = module.Task(params, models), module.Task(None, 0)
