@@ -5,16 +5,22 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: train train-ppo train-cee train-npm train-fcdl test test-slow setup lint typecheck bench notebook lock wheel clean
+.PHONY: train train-ppo train-cee train-npm train-fcdl train-dlpa test test-slow setup lint typecheck bench notebook lock wheel clean
 
 train: setup              ## PPO, NPM and CEE on the maze, ends with runs/maze-n6/report.html
 	$(BIN)/python -m experiments.cee demo $(ARGS)
 
-train-ppo train-cee train-npm: train-%: setup  ## one method on the maze
+train-ppo train-npm: train-%: setup  ## one method on the maze
 	$(BIN)/causal-jax train --preset maze-$* --resume $(ARGS)
+
+train-cee: setup          ## CEE on MiniGrid's UnlockPickup, ends with runs/minigrid-unlockpickup-cee/report.html and policy.gif
+	$(BIN)/python -m experiments.cee_minigrid demo $(ARGS)
 
 train-fcdl: setup         ## FCDL and NCD on Chemical, ends with runs/chemical-fork/report.html, the graphs drawn per code
 	$(BIN)/python -m experiments.fcdl demo $(ARGS)
+
+train-dlpa: setup         ## DLPA on Platform, ends with runs/platform-dlpa-cpu/report.html and play.gif
+	$(BIN)/python -m experiments.dlpa demo $(ARGS)
 
 test: setup               ## the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)

@@ -40,7 +40,7 @@ class Rows(NamedTuple):
     """Episodes ready to be drawn from: `index` int32 [N * T] lists the steps that were taken, of which there are `num` [], first."""
 
     episodes: Episodes
-    index: jax.Array
+    index: jax.Array  # type: ignore[assignment]  # tuples have a method of that name
     num: jax.Array
 
 

@@ -168,45 +168,56 @@ def tanh_normal(mean: jax.Array, log_std: jax.Array, low: Any, high: Any) -> Any
 
 
 class _Hybrid(distrax.Distribution):  # type: ignore[misc]
-    """(k, z): a categorical k and normals z, of which only those that k owns count."""
+    """(k, z): a categorical k, and normals z for the parameters of k, cut out of the normals for all parameters."""
 
-    def __init__(self, choice: Any, parameters: Any, owner: Sequence[int]) -> None:
+    def __init__(self, choice: Any, mean: jax.Array, log_std: jax.Array, space: Hybrid) -> None:
         super().__init__()
-        self._choice, self._parameters, self._owner = choice, parameters, tuple(int(k) for k in owner)
+        self._choice, self._mean, self._space = choice, mean, space
+        self._std = jnp.broadcast_to(jnp.exp(log_std), jnp.shape(mean))
 
     @property
     def event_shape(self) -> Any:
-        return (), (len(self._owner),)
+        return (), (self._space.num_parameters,)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
         return tuple(self._choice.batch_shape)
 
+    def _own(self, k: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Mean, standard deviation (1 where there is no parameter) and existence of the parameters of k, [..., Z] each."""
+        exists = self._space.slots(k)[1]
+        mean, std = (jnp.broadcast_to(x, (*jnp.shape(k), self._space.num_all)) for x in (self._mean, self._std))
+        return self._space.take(k, mean), jnp.where(exists, self._space.take(k, std), 1.0), exists
+
     def _sample_n(self, key: Key, n: int) -> tuple[jax.Array, jax.Array]:
         key_k, key_z = jax.random.split(key)
-        return self._choice.sample(seed=key_k, sample_shape=n), self._parameters.sample(seed=key_z, sample_shape=n)
+        k = self._choice.sample(seed=key_k, sample_shape=n)
+        mean, std, exists = self._own(k)
+        return k, jnp.where(exists, mean + std * jax.random.normal(key_z, mean.shape), 0.0)
 
     def log_prob(self, value: tuple[jax.Array, jax.Array]) -> jax.Array:
         k, z = value
-        own = jnp.asarray(self._owner, jnp.int32) == jnp.asarray(k)[..., None]
-        return jnp.asarray(self._choice.log_prob(k) + jnp.sum(jnp.where(own, self._parameters.log_prob(z), 0.0), axis=-1))
+        mean, std, exists = self._own(k)
+        density = distrax.Normal(mean, std).log_prob(z)
+        return jnp.asarray(self._choice.log_prob(k) + jnp.sum(jnp.where(exists, density, 0.0), axis=-1))
 
     def entropy(self) -> jax.Array:
-        weight = self._choice.probs[..., np.asarray(self._owner, int)]
-        return jnp.asarray(self._choice.entropy() + jnp.sum(weight * self._parameters.entropy(), axis=-1))
+        weight = self._choice.probs[..., self._space.owner]
+        return jnp.asarray(self._choice.entropy() + jnp.sum(weight * distrax.Normal(self._mean, self._std).entropy(), axis=-1))
 
     def mode(self) -> tuple[jax.Array, jax.Array]:
-        return self._choice.mode(), self._parameters.mode()
+        k = self._choice.mode()
+        return k, self._own(k)[0]
 
 
-def hybrid(logits: jax.Array, mean: jax.Array, log_std: jax.Array, owner: Sequence[int], allowed: jax.Array | None = None) -> Any:
-    """A choice k with its own parameters: the pair (k int32 [...], z float [..., Z]), z unbounded.
+def hybrid(logits: jax.Array, mean: jax.Array, log_std: jax.Array, space: Hybrid, allowed: jax.Array | None = None) -> Any:
+    """A choice k with its own parameters: the pair (k int32 [...], z float [..., Z]), z unbounded and zero behind the parameters of k.
 
-    log_prob = log p(k) + sum of the normals that k owns; entropy = H(k) + sum_k p(k) H(parameters of k).
-    Args: logits: [..., K]. mean: [..., Z]. log_std: [Z] (broadcast). owner: int [Z] (static), which choice reads each parameter.
-      allowed: bool [..., K] or None.
+    log_prob = log p(k) + sum of the normals of k's parameters; entropy = H(k) + sum_k p(k) H(parameters of k).
+    Args: logits: [..., K]. mean: [..., num_all], of the parameters of every choice side by side. log_std: [num_all] (broadcast). space:
+      whose K, sizes and order of parameters these are. allowed: bool [..., K] or None.
     """
-    return _Hybrid(categorical(logits, allowed), _normal(mean, log_std), owner)
+    return _Hybrid(categorical(logits, allowed), mean, log_std, space)
 
 
 class Head(NamedTuple):
@@ -235,10 +246,10 @@ def policy_head(space: Any) -> Head:
             return diagonal_normal(outputs.reshape(*outputs.shape[:-1], *shape), log_std.reshape(shape), len(shape))
 
         return Head(size, size, build_box)
-    k, num = space.n, space.num_parameters
+    k, num = space.n, space.num_all
 
     def build_hybrid(outputs: jax.Array, log_std: jax.Array, allowed: jax.Array | None = None) -> Any:
-        return hybrid(outputs[..., :k], outputs[..., k:], log_std, space.owner.tolist(), allowed)
+        return hybrid(outputs[..., :k], outputs[..., k:], log_std, space, allowed)
 
     return Head(k + num, num, build_hybrid)
 
@@ -249,5 +260,6 @@ def clip_action(space: Any, action: Any) -> Any:
     if isinstance(space, Box):
         return jnp.clip(action, jnp.asarray(space.low), jnp.asarray(space.high))
     if isinstance(space, Hybrid):
-        return action[0], jnp.clip(action[1], jnp.asarray(space.low, jnp.float32), jnp.asarray(space.high, jnp.float32))
+        k, z = action
+        return k, jnp.clip(z, space.take(k, space.low), space.take(k, space.high))
     return action

@@ -18,9 +18,12 @@ import numpy as np
 
 from causal_jax import gallery_fcdl, gallery_maze, history, plots, rollout, runs, spaces
 from causal_jax import report as reports
-from causal_jax.envs import chemical_policies, magnetic_policies, point_mass_policies, sepsis_policies
+from causal_jax.envs import chemical_policies, magnetic_policies, particle_policies, platform_policies, point_mass_policies, sepsis_policies
 from causal_jax.envs.chemical import Chemical
 from causal_jax.envs.magnetic import Magnetic
+from causal_jax.envs.minigrid import Minigrid
+from causal_jax.envs.particle import CatchPoint, HardMove
+from causal_jax.envs.platform import Platform
 from causal_jax.envs.point_mass import PointMass
 from causal_jax.envs.sepsis import ICUSepsis, SepsisSim
 from causal_jax.evaluation import member_of
@@ -29,6 +32,15 @@ from causal_jax.types import Action, Key, Obs, UserError
 
 REFERENCE_EPISODES = 64
 CHEMICAL_ROWS = ("idle", "goal9", "persistence_lowest", "persistence_random")
+POLICIES: dict[type, Any] = {  # environment -> (env, params) -> {name: act(key, obs) -> action}, "random" among them
+    Magnetic: magnetic_policies.policies,
+    Platform: platform_policies.policies,
+    CatchPoint: particle_policies.policies,
+    HardMove: particle_policies.policies,
+    PointMass: point_mass_policies.policies,
+    SepsisSim: sepsis_policies.policies,
+    ICUSepsis: sepsis_policies.policies,
+}
 
 
 def report(folders: Sequence[Path | str], out: Path | str | None = None) -> Path:
@@ -67,9 +79,10 @@ def pictures(loaded: runs.Loaded, place: Path, label: str, prefix: str = "") -> 
     sections = gallery_maze.sections(loaded, place, label, prefix) if gallery_maze.has_mask(loaded) else []
     sections += gallery_fcdl.sections(loaded, place, label, prefix) if gallery_fcdl.has_model(loaded) else []
     if hasattr(loaded.resolved.env, "render"):
-        images, total = episode(loaded, member=0, seed=0, greedy=False)
+        greedy = "sampled" not in getattr(loaded.resolved.module, "EVALUATION_MODES", ("sampled",))
+        images, total = episode(loaded, member=0, seed=0, greedy=greedy)
         image = plots.gif(images, place / f"{prefix}policy.gif")
-        text = f"One episode of member 0, actions sampled: return {total:.2f} in {len(images) - 1} steps."
+        text = f"One episode of member 0, actions {'greedy' if greedy else 'sampled'}: return {total:.2f} in {len(images) - 1} steps."
         sections.append(Section(f"The learned policy: {label}", text, [image]))
     return sections
 
@@ -77,7 +90,8 @@ def pictures(loaded: runs.Loaded, place: Path, label: str, prefix: str = "") -> 
 def references(loaded: Sequence[runs.Loaded]) -> dict[str, dict[str, float]]:
     """Rows that need no learning, where all runs are of one environment: name -> {"return", "success"}, means over 64 episodes.
 
-    Always the uniformly random policy, for the maze what is known about it, for Chemical and Magnetic the scripted policies.
+    Always the uniformly random policy, for the maze and MiniGrid what is known about them, for Chemical and those in POLICIES the scripted
+    policies.
     """
     if len({(run.resolved.settings.env, run.resolved.settings.env_options) for run in loaded}) != 1:
         return {}
@@ -111,15 +125,15 @@ def references(loaded: Sequence[runs.Loaded]) -> dict[str, dict[str, float]]:
     acts: dict[str, Any] = {"random": lambda key, obs: space.sample(key)}
     if isinstance(run.env, Chemical):
         acts |= {name: act for name, act in chemical_policies.policies(run.env).items() if name in CHEMICAL_ROWS}
-    if isinstance(run.env, Magnetic):
-        acts |= {name: act for name, act in magnetic_policies.policies(run.env, run.env_params).items() if name != "random"}
-    if isinstance(run.env, PointMass):
-        acts |= {name: act for name, act in point_mass_policies.policies(run.env, run.env_params).items() if name != "random"}
-    if isinstance(run.env, SepsisSim | ICUSepsis):
-        acts |= {name: act for name, act in sepsis_policies.policies(run.env, run.env_params).items() if name != "random"}
+    if type(run.env) in POLICIES:
+        acts |= {name: act for name, act in POLICIES[type(run.env)](run.env, run.env_params).items() if name != "random"}
+    if isinstance(run.env, Minigrid) and run.env.observation == "symbolic":
+        acts["random + CEE mask"] = gallery_maze.kept_uniform(run)
     rows = measure_all(acts)
     if gallery_maze.is_maze(run):
         rows |= gallery_maze.references(run, lambda act: measure_all({"": act})[""])
+    if isinstance(run.env, Minigrid) and (run.env.layout, run.env.bonus) == ("fixed", "none"):
+        rows["shortest solution"] = {"return": run.env.best_return(run.env_params), "success": 1.0}
     if not any(row["success"] for row in rows.values()):  # the environment may not tell success at all
         rows = {name: {"return": row["return"]} for name, row in rows.items()}
     return rows
@@ -136,21 +150,21 @@ def episode(loaded: runs.Loaded, member: int, seed: int, greedy: bool) -> tuple[
         raise UserError(f"env = {run.settings.env!r}: has no render, so there is nothing to play")
     state, task = member_of(loaded, member)
 
-    def act(key: Key, obs: Obs) -> Action:
-        return run.algorithm.act(key, state, obs, greedy)
+    player = rollout.actor(run.algorithm, state, greedy)
 
     def body(carry: tuple[Any, ...], key: Key) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        obs, env_state, alive = carry
+        obs, env_state, alive, memory = carry
         key_act, key_step = jax.random.split(key)
-        obs, env_state, reward, terminated, _ = env.step_env(key_step, env_state, act(key_act, obs), task.env_params)
+        action, memory = player.act(key_act, obs, memory)
+        obs, env_state, reward, terminated, _ = env.step_env(key_step, env_state, action, task.env_params)
         done = jnp.asarray(terminated, bool) | jnp.asarray(env.is_truncated(env_state, task.env_params), bool)
-        return (obs, env_state, alive & ~done), (env_state, alive, reward)
+        return (obs, env_state, alive & ~done, memory), (env_state, alive, reward)
 
     def play(key: Key) -> tuple[Any, Any, jax.Array, jax.Array]:
         key_reset, key_steps = jax.random.split(key)
         obs, start = env.reset_env(key_reset, task.env_params)
         keys = jax.random.split(key_steps, run.settings.eval_steps or runs.time_limit(task.env_params))
-        _, (states, alive, reward) = jax.lax.scan(body, (obs, start, jnp.ones((), bool)), keys)
+        _, (states, alive, reward) = jax.lax.scan(body, (obs, start, jnp.ones((), bool), player.memory), keys)
         return start, states, alive, reward
 
     start, states, alive, reward = jax.device_get(jax.jit(play)(jax.random.key(seed)))

@@ -178,19 +178,24 @@ def shortest_path(env: Maze, params: Any) -> int | None:
     return None
 
 
+def kept_uniform(run: Resolved) -> Callable[[Key, Obs], jax.Array]:
+    """act(key, obs): uniform over the actions that CEE keeps with exact N-values, in an environment that has `successors`."""
+
+    def act(key: Key, obs: Obs) -> jax.Array:
+        key_mask, key_action = jax.random.split(key)
+        kept = effects.select("cee", key_mask, effects.oracle_n_matrix(*run.env.successors(obs, run.env_params)))
+        return jax.random.categorical(key_action, jnp.where(effects.fallback(kept)[0], 0.0, -jnp.inf))
+
+    return act
+
+
 def references(run: Resolved, measure: Callable[[Any], dict[str, float]]) -> dict[str, dict[str, float]]:
     """The maze's own reference rows: uniform over the actions that CEE keeps with exact N-values, and a shortest path.
 
     Args: measure: (act(key, obs) -> action) -> {"return", "success"}.
     """
     env, params = run.env, run.env_params
-
-    def kept_uniform(key: Key, obs: Obs) -> jax.Array:
-        key_mask, key_action = jax.random.split(key)
-        kept = effects.select("cee", key_mask, effects.oracle_n_matrix(*env.successors(obs, params)))
-        return jax.random.categorical(key_action, jnp.where(effects.fallback(kept)[0], 0.0, -jnp.inf))
-
-    rows = {"random + CEE mask": measure(kept_uniform)} if env.n <= 8 else {}  # 2^9 actions would take minutes
+    rows = {"random + CEE mask": measure(kept_uniform(run))} if env.n <= 8 else {}  # 2^9 actions would take minutes
     length = shortest_path(env, params)
     if length is not None:
         total = float(params.goal_reward) + length * float(params.step_reward)

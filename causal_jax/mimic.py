@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +78,7 @@ class Trajectories(NamedTuple):
 
     def take(self, index: NDArray[np.int64]) -> Trajectories:
         """Some of the patients."""
-        return Trajectories(*(x[index] for x in self))
+        return Trajectories(self.obs[index], self.demographic[index], self.action[index], self.reward[index], self.exists[index])
 
 
 def read(path: Path | str) -> Table:
@@ -171,7 +171,7 @@ def trajectories(table: Table, raw: Table | None = None, sizes: tuple[int, int] 
     exists = np.arange(lengths.max()) < lengths[kept, None]
     index = np.where(exists, starts[kept, None] + np.arange(lengths.max()), 0)
 
-    def padded(values: Array) -> Array:
+    def padded(values: NDArray[Any]) -> NDArray[Any]:
         return np.where(exists.reshape(*exists.shape, *[1] * (values.ndim - 1)), values[index], 0)
 
     features = [

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from causal_jax.types import Action, Env, Key, Metrics, Obs, Transition
+from causal_jax.types import Action, Algorithm, Env, Key, Metrics, Obs, State, Transition
 
 
 class Cursor(NamedTuple):
@@ -30,6 +30,21 @@ class Episode(NamedTuple):
     total: jax.Array
     length: jax.Array
     success: jax.Array
+
+
+class Actor(NamedTuple):
+    """Who plays an episode: `memory` at its beginning, act(key, obs, memory) -> (action, memory)."""
+
+    memory: Any
+    act: Callable[[Key, Obs, Any], tuple[Action, Any]]
+
+
+def actor(algorithm: Algorithm, state: State, greedy: bool) -> Actor:
+    """An algorithm that plays, with what it remembers of the episode."""
+    if algorithm.recall is None:
+        return Actor((), lambda key, obs, memory: (algorithm.act(key, state, obs, greedy), memory))
+    remember = algorithm.recall.act
+    return Actor(algorithm.recall.start(), lambda key, obs, memory: remember(key, state, obs, greedy, memory))
 
 
 def start(key: Key, env: Env, params: Any) -> Cursor:
@@ -82,13 +97,14 @@ def episode_metrics(episodes: dict[str, jax.Array]) -> Metrics:
     return {**metrics, "num_episodes": count.astype(jnp.float32)}
 
 
-def evaluate(key: Key, env: Env, params: Any, act: Callable[[Key, Obs], Action], max_steps: int) -> Episode:
+def evaluate(key: Key, env: Env, params: Any, act: Callable[[Key, Obs], Action] | Actor, max_steps: int) -> Episode:
     """Play one episode to its end or for `max_steps`, whichever comes first.
 
     Under vmap all episodes run until the last one is over, and the steps of those that are count for nothing; a scan of `max_steps` would
     give the same numbers, but once a policy is good most of its steps would be dead (measured on the maze: 500 against about 20).
-    Args: act: (key, obs) -> action. The key is consumed. Returns: the sums of the episode (scalars).
+    Args: act: (key, obs) -> action, or an Actor with a memory. The key is consumed. Returns: the sums of the episode (scalars).
     """
+    player = act if isinstance(act, Actor) else Actor((), lambda key, obs, memory: (act(key, obs), memory))
 
     class Carry(NamedTuple):
         t: jax.Array
@@ -96,22 +112,23 @@ def evaluate(key: Key, env: Env, params: Any, act: Callable[[Key, Obs], Action],
         env_state: Any
         alive: jax.Array
         episode: Episode
+        memory: Any
 
     def body(carry: Carry) -> Carry:
         key_act, key_step = keys[carry.t]
-        action = act(key_act, carry.obs)
+        action, memory = player.act(key_act, carry.obs, carry.memory)
         obs, env_state, reward, terminated, info = env.step_env(key_step, carry.env_state, action, params)
         done = jnp.asarray(terminated, bool) | jnp.asarray(env.is_truncated(env_state, params), bool)
         episode = Episode(
             carry.episode.total + jnp.asarray(reward, jnp.float32), carry.episode.length + 1, carry.episode.success | _success(info)
         )
-        return Carry(carry.t + 1, obs, env_state, carry.alive & ~done, episode)
+        return Carry(carry.t + 1, obs, env_state, carry.alive & ~done, episode, memory)
 
     key_reset, key_steps = jax.random.split(key)
     keys = jax.random.split(key_steps, (max_steps, 2))
     obs, env_state = env.reset_env(key_reset, params)
     episode = Episode(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-    start = Carry(jnp.zeros((), jnp.int32), obs, env_state, jnp.ones((), bool), episode)
+    start = Carry(jnp.zeros((), jnp.int32), obs, env_state, jnp.ones((), bool), episode, player.memory)
     return jax.lax.while_loop(lambda carry: carry.alive & (carry.t < max_steps), body, start).episode
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import functools
 import itertools
 import os
 import shutil
@@ -46,26 +47,39 @@ def evaluator(run: Resolved) -> Callable[..., Any] | None:
     """
     settings, module = run.settings, run.module
     configs = module.evaluations(run.config) if hasattr(module, "evaluations") else {"": run.config}
-    acts = {suffix: module.build(run.env, run.env_params, config).act for suffix, config in configs.items()}
+    algorithms = {suffix: module.build(run.env, run.env_params, config) for suffix, config in configs.items()}
     max_steps = settings.eval_steps or time_limit(run.env_params)
     modes = getattr(module, "EVALUATION_MODES", ("greedy", "sampled"))
+    at_once = module.episodes_at_once(run.config) if hasattr(module, "episodes_at_once") else settings.eval_episodes
     measure = module.measure(run.env, run.env_params, run.config) if hasattr(module, "measure") else None
+    num_seats = module.seats(run.config) if hasattr(module, "seats") else 0
 
     def evaluate(key: jax.Array, state: Any, task: Any) -> Any:
         results = {}
         worlds = module.worlds(run.env, task.env_params) if hasattr(module, "worlds") else {"": task.env_params}
         several = jax.tree.map(lambda *x: jnp.stack(x), *worlds.values()) if len(worlds) > 1 else None  # one program for all worlds
-        for (suffix, act), mode in itertools.product(acts.items(), modes):
+        for (suffix, algorithm), mode in itertools.product(algorithms.items(), modes):
             key, key_mode = jax.random.split(key)
-            keys = jax.random.split(key_mode, settings.eval_episodes)
+            keys = jax.random.split(key_mode, (num_seats, settings.eval_episodes) if num_seats else settings.eval_episodes)
 
-            def play(key: jax.Array, env_params: Any, act: Any = act, greedy: bool = mode == "greedy") -> rollout.Episode:
-                return rollout.evaluate(key, run.env, env_params, lambda k, obs: act(k, state, obs, greedy), max_steps)
+            def play(key: jax.Array, env_params: Any, state: Any = state, algorithm: Any = algorithm, mode: str = mode) -> rollout.Episode:
+                return rollout.evaluate(key, run.env, env_params, rollout.actor(algorithm, state, mode == "greedy"), max_steps)
 
-            if len(worlds) == 1:
-                played = jax.tree.map(lambda x: x[None], jax.vmap(play, (0, None))(keys, task.env_params))
+            def play_all(env_params: Any, play: Any = play, keys: jax.Array = keys) -> rollout.Episode:
+                if at_once < settings.eval_episodes:
+                    return jax.lax.map(functools.partial(play, env_params=env_params), keys, batch_size=at_once)
+                return jax.vmap(play, (0, None))(keys, env_params)
+
+            def play_seat(keys: jax.Array, i: jax.Array, play: Any = play) -> rollout.Episode:
+                of_seat, world = module.seat(state, i)
+                return jax.vmap(play, (0, None, None))(keys, world, of_seat)
+
+            if num_seats:  # several learners, each in its own world
+                played = jax.tree.map(lambda x: x.reshape(1, -1), jax.vmap(play_seat)(keys, jnp.arange(num_seats)))
+            elif several is not None:
+                played = jax.vmap(play_all)(several)
             else:
-                played = jax.vmap(jax.vmap(play, (0, None)), (None, 0))(keys, several)
+                played = jax.tree.map(lambda x: x[None], play_all(task.env_params))
             episode = jax.tree.map(lambda x: x.astype(float).mean(axis=1), played)
             for i, world in enumerate(worlds):
                 results[mode + suffix + world] = {
@@ -75,7 +89,7 @@ def evaluator(run: Resolved) -> Callable[..., Any] | None:
             results["model"] = measure(key, state, task)
         return results
 
-    return evaluate if acts else None
+    return evaluate if algorithms else None
 
 
 def own_worlds(env: Any, seeds: Sequence[int]) -> Any:

@@ -82,18 +82,22 @@ class Box:
 
 @dataclasses.dataclass(frozen=True)
 class Hybrid:
-    """A discrete choice k among K, each with its own `sizes[k]` parameters, stored side by side in z [Z], Z = sum(sizes).
+    """A discrete choice k among K, each with its own `sizes[k]` parameters.
 
-    An action is `(k int32 [], z float32 [Z])`; only the slice of choice k is read. low, high: length-Z tuples, in task units.
+    An action is `(k int32 [], z float32 [Z])`, Z = max(sizes): z holds the parameters of the choice k, zeros behind them. A network that
+    has parameters for every choice lists all sum(sizes) of them, those of choice 0 first: `take` cuts out those of k.
+    low, high: scalars, or tuples over all sum(sizes) parameters, in task units.
     """
 
     sizes: tuple[int, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    low: float | tuple[float, ...] = -1.0
+    high: float | tuple[float, ...] = 1.0
 
     def __post_init__(self) -> None:
-        if not len(self.low) == len(self.high) == sum(self.sizes):
-            raise UserError(f"Hybrid.low, high = {len(self.low)}, {len(self.high)} bounds: must be sum(sizes) = {sum(self.sizes)}")
+        for name in ("low", "high"):
+            bound = getattr(self, name)
+            if isinstance(bound, tuple) and len(bound) != self.num_all:
+                raise UserError(f"Hybrid.{name} = {len(bound)} bounds: must be a number, or sum(sizes) = {self.num_all} bounds")
 
     @property
     def n(self) -> int:
@@ -103,26 +107,47 @@ class Hybrid:
     @property
     def num_parameters(self) -> int:
         """Z, the length of z."""
+        return max(self.sizes)
+
+    @property
+    def num_all(self) -> int:
+        """Number of parameters of all choices together."""
         return sum(self.sizes)
 
     @property
     def owner(self) -> np.ndarray:
-        """int [Z]: which choice reads each parameter."""
+        """int [num_all]: which choice reads each parameter."""
         return np.repeat(np.arange(self.n), self.sizes)
 
+    def slots(self, k: Any) -> tuple[jax.Array, jax.Array]:
+        """Where the parameters of choice k [...] are: (index int32 [..., Z] among all, exists bool [..., Z]); index is 0 where none is."""
+        k, place = jnp.asarray(k)[..., None], jnp.arange(self.num_parameters)
+        if self.num_all == self.n * self.num_parameters:  # all sizes equal: no table over K
+            index = k * self.num_parameters + place
+            return index, jnp.ones(index.shape, bool)
+        sizes = np.asarray(self.sizes, np.int32)
+        exists = place < jnp.asarray(sizes)[k]
+        return jnp.where(exists, jnp.asarray(np.cumsum(sizes) - sizes)[k] + place, 0), exists
+
+    def take(self, k: Any, values: Any) -> jax.Array:
+        """The part of choice k [...] of values over all parameters (a scalar, [num_all] or [..., num_all]): [..., Z], zero padded."""
+        index, exists = self.slots(k)
+        values = jnp.asarray(values, jnp.float32)
+        if values.ndim < 2:
+            return jnp.where(exists, values[index] if values.ndim else values, 0.0)
+        return jnp.where(exists, jnp.take_along_axis(values, index, axis=-1), 0.0)
+
     def sample(self, key: Key) -> tuple[jax.Array, jax.Array]:
-        """A uniform choice and uniform parameters (k int32 [], z float32 [Z]). The key is consumed."""
+        """A uniform choice and uniform parameters of it (k int32 [], z float32 [Z]). The key is consumed."""
         key_k, key_z = jax.random.split(key)
-        low, high = jnp.asarray(self.low, jnp.float32), jnp.asarray(self.high, jnp.float32)
-        z = low + (high - low) * jax.random.uniform(key_z, (self.num_parameters,))
-        return jax.random.randint(key_k, (), 0, self.n, dtype=jnp.int32), z
+        k = jax.random.randint(key_k, (), 0, self.n, dtype=jnp.int32)
+        low, high = self.take(k, self.low), self.take(k, self.high)
+        return k, low + (high - low) * jax.random.uniform(key_z, (self.num_parameters,))
 
     def contains(self, x: Any) -> jax.Array:
-        """bool []: k in range and the parameters of choice k within their bounds."""
-        k, z = x
-        k, z = jnp.asarray(k), jnp.asarray(z)
-        inside = jnp.logical_and(z >= jnp.asarray(self.low), z <= jnp.asarray(self.high))
-        return (k >= 0) & (k < self.n) & jnp.all(inside | (jnp.asarray(self.owner) != k))
+        """bool []: k in range, its parameters within their bounds, zeros behind them."""
+        k, z = jnp.asarray(x[0]), jnp.asarray(x[1])
+        return (k >= 0) & (k < self.n) & jnp.all((z >= self.take(k, self.low)) & (z <= self.take(k, self.high)))
 
 
 Space = Discrete | Factored | Box | Hybrid

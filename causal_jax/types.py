@@ -62,12 +62,23 @@ class Transition(NamedTuple):
     extra: dict[str, Any]
 
 
+class Recall(NamedTuple):
+    """How an algorithm acts that remembers something of the episode: `start` is the memory at its beginning (cleared where it ends)."""
+
+    start: Callable[[], Any]
+    act: Callable[[Key, State, Obs, bool, Any], tuple[Action, Any]]  # the last argument and result: the memory
+
+
 class Algorithm(NamedTuple):
-    """Three pure functions; `step` is one update: collect (or sample data) and learn. Written for one member: the caller vmaps."""
+    """Three pure functions; `step` is one update: collect (or sample data) and learn. Written for one member: the caller vmaps.
+
+    An algorithm that plans or is recurrent has a `recall` too; its `act` is then what it does at the beginning of an episode.
+    """
 
     init: Callable[[Key, Hyper, Task], State]
     step: Callable[[Key, State, Hyper, Task], tuple[State, Metrics]]
     act: Callable[[Key, State, Obs, bool], Action]  # the last argument: greedy
+    recall: Recall | None = None
 
 
 class Network(NamedTuple):

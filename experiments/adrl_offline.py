@@ -117,7 +117,9 @@ def episodes_of(place: World, log: Log) -> Episodes:
 
 def data_of(place: World, seeds: int, episodes: tuple[int, ...]) -> Rows:
     """Logs of all seeds, leaves [seeds, ...] but `num` [sizes, seeds]: a smaller data set is the beginning of the larger."""
-    each = [datasets.rows(episodes_of(place, sample_log(seed, place.mdp, place.behaviour, max(episodes), HORIZON))) for seed in range(seeds)]
+    each = [
+        datasets.rows(episodes_of(place, sample_log(seed, place.mdp, place.behaviour, max(episodes), HORIZON))) for seed in range(seeds)
+    ]
     rows = jax.tree.map(lambda *x: jnp.stack(x), *each)
     taken = np.asarray(rows.episodes.taken)
     return rows._replace(num=jnp.asarray([[taken[seed, :n].sum() for seed in range(seeds)] for n in episodes], jnp.int32))
@@ -189,7 +191,8 @@ def references(place: World) -> dict[str, float]:
     """Exact values of what needs no learning."""
     mdp, uniform = place.mdp, uniform_policy(place.mdp)
     policies = {
-        "optimum": value_iteration(mdp, place.gamma).policy, "behaviour": place.behaviour, "its likeliest action": place.behaviour.argmax(1),
+        "optimum": value_iteration(mdp, place.gamma).policy, "behaviour": place.behaviour,
+        "its likeliest action": place.behaviour.argmax(1),
         "random": uniform, "untreated": np.full(mdp.num_states, place.env.blocks.nothing),
     }  # fmt: skip
     return {name: round(policy_value(mdp, policy, place.gamma), 4) for name, policy in policies.items()}

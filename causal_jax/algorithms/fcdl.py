@@ -194,24 +194,24 @@ def planner(env: Any, model: Model, config: Config, space: Any) -> Any:
     def discrete(key: Key, fit: Fit, rows: Any, obs: Obs) -> Action:
         outcomes = one_step(fit, obs, jnp.arange(spec.action_size))  # every first action once: fewer than there are plans
 
-        def value(plans: jax.Array) -> jax.Array:
+        def value(key: Key, plans: jax.Array) -> jax.Array:
             return follow(fit, rows, obs, outcomes[plans[:, 0]], plans[:, 1:])
 
-        theta = planning.uniform_theta(spec.action_size, config.horizon)
-        return planning.plan(key, theta, value, planning.categorical(), weigh, **size)[1][0]
+        theta, proposal = planning.uniform_theta(spec.action_size, config.horizon), planning.categorical()
+        return proposal.mode(planning.plan(key, theta, value, proposal, weigh, **size)[0])[0]
 
     def continuous(key: Key, fit: Fit, rows: Any, obs: Obs) -> Action:
         low, high = jnp.ravel(jnp.asarray(space.low)), jnp.ravel(jnp.asarray(space.high))
         shape = (spec.num_actions, spec.action_size)
 
-        def value(plans: jax.Array) -> jax.Array:
+        def value(key: Key, plans: jax.Array) -> jax.Array:
             actions = plans.reshape(*plans.shape[:2], *shape)
             return follow(fit, rows, obs, one_step(fit, obs, actions[:, 0]), actions[:, 1:])
 
         size_of_action = spec.num_actions * spec.action_size
         mean, std = (jnp.broadcast_to(x, (config.horizon, size_of_action)) for x in ((low + high) / 2, (high - low) / 2))
         proposal = planning.gaussian(low, high)
-        chosen = planning.plan(key, planning.Normal(mean, std), value, proposal, weigh, **size)[1][0]
+        chosen = proposal.mode(planning.plan(key, planning.Normal(mean, std), value, proposal, weigh, **size)[0])[0]
         return chosen.reshape(space.shape)
 
     return discrete if spec.discrete else continuous

@@ -110,7 +110,7 @@ def parse(text: str, space: Any, noop: tuple[int, ...] = ()) -> Codec:
     factors = (space.n,) if isinstance(space, spaces.Discrete) else tuple(space.sizes)
     everything = tuple(range(len(factors)))
     if text in ("each", "joint"):
-        groups = tuple((f,) for f in everything) if text == "each" else (everything,)
+        groups: tuple[tuple[int, ...], ...] = tuple((f,) for f in everything) if text == "each" else (everything,)
     else:
         parts = [part.split("+") for part in text.split(",")]
         if not all(f.strip().isdecimal() for part in parts for f in part):

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from causal_jax import losses, networks, normalize, optim, spaces
+from causal_jax import losses, networks, normalize, optim
 from causal_jax.causal import codec, mixers
 from causal_jax.causal.codec import Codec
 from causal_jax.causal.mixers import Mixer
@@ -142,7 +142,7 @@ def build(env: Env, env_params: Any, config: Config, filtered: bool = False) -> 
     mixers.check(config.mixer, blocks.sizes)
     mixer = mixers.build(config.mixer, blocks.num)
     valid, num, width = jnp.asarray(blocks.valid), blocks.num, blocks.width
-    shape = tuple(spaces.from_gymnax(env.observation_space(env_params)).shape)
+    shape = tuple(env.observation_space(env_params).shape)
     outputs = num * width + int(config.offset)
     if config.layer_norm:
         q_network = networks.layer_norm_mlp(math.prod(shape), config.hidden, outputs)

@@ -24,12 +24,12 @@ from causal_jax.types import Key, Network, Params
 
 
 class Scaler(NamedTuple):
-    """Units of the inputs: mean, scale [D] of observations, displacement [D] of s' - s (root mean square), frequencies [K] per scale."""
+    """Units of the inputs: mean, scale [D] of observations, displacement [D] of s' - s (root mean square), frequencies [K] or None."""
 
     mean: jax.Array
     scale: jax.Array
     displacement: jax.Array
-    frequencies: jax.Array
+    frequencies: jax.Array | None  # None, and no array without elements, which a checkpoint cannot hold
 
 
 class EffectModel(NamedTuple):
@@ -42,14 +42,21 @@ class EffectModel(NamedTuple):
 
 
 def fit_scaler(obs: jax.Array, next_obs: jax.Array, num_frequencies: int) -> Scaler:
-    """Units from transitions: obs, next_obs [B, D] -> Scaler; a coordinate that never changes gets unit 1."""
+    """Units from transitions: obs, next_obs [B, D] -> Scaler.
 
-    def positive(x: jax.Array) -> jax.Array:
-        return jnp.where(x > 1e-6, x, 1.0)
+    A coordinate that never changes gets unit 1, and no unit is less than a tenth of the largest deviation: a flag that is rarely set would
+    be worth hundreds of units when it is.
+    """
 
-    displacement = jnp.sqrt(jnp.mean(jnp.square(next_obs - obs), axis=0))
-    frequencies = 2.0 ** jnp.arange(num_frequencies)
-    return Scaler(jnp.mean(obs, axis=0), positive(jnp.std(obs, axis=0)), positive(displacement), frequencies)
+    def unit(spread: jax.Array, deviation: jax.Array) -> jax.Array:
+        spread = jnp.maximum(spread, 0.1 * jnp.max(jnp.abs(deviation), axis=0))
+        return jnp.where(spread > 1e-6, spread, 1.0)
+
+    mean, moved = jnp.mean(obs, axis=0), next_obs - obs
+    displacement = unit(jnp.sqrt(jnp.mean(jnp.square(moved), axis=0)), moved)
+    return Scaler(
+        mean, unit(jnp.std(obs, axis=0), obs - mean), displacement, 2.0 ** jnp.arange(num_frequencies) if num_frequencies else None
+    )
 
 
 def features(scaler: Scaler | None, obs: jax.Array) -> jax.Array:
@@ -57,6 +64,8 @@ def features(scaler: Scaler | None, obs: jax.Array) -> jax.Array:
     if scaler is None:
         return obs
     x = (obs - scaler.mean) / scaler.scale
+    if scaler.frequencies is None:
+        return x
     phase = (x[:, None] * scaler.frequencies).reshape(-1)
     return jnp.concatenate([x, jnp.sin(phase), jnp.cos(phase)])
 

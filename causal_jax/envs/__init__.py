@@ -25,6 +25,23 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
     **{f"point-mass-hard-{n}": ("point_mass", "PointMass", {"levels": n, "hard": True}) for n in (2, 3, 5, 9, 17, 33)},
     "sepsis-sim": ("sepsis", "SepsisSim", {}),
     "icu-sepsis": ("icu_sepsis", "ICUSepsis", {}),
+    "platform": ("platform", "Platform", {}),
+    "catch-point": ("particle", "CatchPoint", {}),
+    **{f"hard-move-{n}": ("particle", "HardMove", {"n": n}) for n in range(4, 17, 2)},
+    **{
+        f"minigrid-{task}": ("minigrid", "Minigrid", {"task": task})
+        for task in (
+            *("unlockpickup", "gotolocal", "putnextlocal"),
+            *(f"gotodooropenr2-{target}" for target in ("redball", "greenball", "blueball", "greykey", "greenbox")),
+            *(f"gotor3-{target}" for target in ("greykey", "greenbox", "bluekey", "blueball", "purpleball", "redbox")),
+        )
+    },
+    **{f"autoregressive-{level}": ("autoregressive", "Autoregressive", {"level": level}) for level in ("easy", "hard")},
+    "pendulum-wind": ("pendulum_wind", "PendulumWind", {"sparse": False}),
+    "pendulum-wind-sparse": ("pendulum_wind", "PendulumWind", {"sparse": True}),
+    "cartpole-swingup": ("cartpole_swingup", "CartpoleSwingup", {"reward": "dense"}),
+    "cartpole-swingup-sparse": ("cartpole_swingup", "CartpoleSwingup", {"reward": "sparse"}),
+    "cartpole-swingup-seeds": ("cartpole_swingup", "CartpoleSwingup", {"reward": "seeds"}),
     "probe-value": ("probes", "ProbeValue", {}),
     "probe-credit": ("probes", "ProbeCredit", {}),
     "probe-policy": ("probes", "ProbePolicy", {}),
@@ -35,11 +52,18 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
     "probe-hybrid": ("probes", "ProbeHybrid", {}),
     "probe-box": ("probes", "ProbeBox", {}),
 }
-ADAPTERS = {"gymnax": "a gymnax 1.0 environment, e.g. gymnax:CartPole-v1", "brax": "a brax environment, e.g. brax:ant"}
+FAMILIES = {"maze": "maze-n1 .. maze-n10", "hard-move": "hard-move-4, hard-move-6, .. hard-move-16"}  # beginning of a name -> the names
+ADAPTERS = {
+    "gymnax": "a gymnax 1.0 environment, e.g. gymnax:CartPole-v1",
+    "minatar": "a MinAtar game as a flat vector, e.g. minatar:breakout or alias:minatar:breakout",
+    "brax": "a brax environment, e.g. brax:ant",
+    "navix": "a navix task, e.g. navix:Navix-DoorKey-8x8-v0",
+    "alias": "any environment with Discrete actions and copies of them, e.g. alias:minigrid-unlockpickup",
+}
 
 
 def list_envs() -> list[str]:
-    """The names that `make` knows, those of `ADAPTERS` (`gymnax:<Id>`, `brax:<name>`) left out."""
+    """The names that `make` knows, those of `ADAPTERS` (`gymnax:<Id>`, `brax:<name>`, ...) left out."""
     return list(ENVS)
 
 
@@ -59,13 +83,22 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
     prefix, colon, name = id.partition(":")
     if colon and prefix == "gymnax":
         return _module("adapters").make_gymnax(name, **options)
-    if colon and prefix == "brax":
-        module, cls, fixed = "adapters", "Brax", {"name": name}
+    if colon and prefix == "minatar":
+        return _module("adapters").make_minatar(name, **options)
+    if colon and prefix == "alias":
+        return _alias(name, options)
+    if colon and prefix in ("brax", "navix"):
+        module, cls, fixed = "adapters", prefix.capitalize(), {"name": name}
     elif id in ENVS:
         module, cls, fixed = ENVS[id]
     else:
-        known = ["maze-n{1..10}", *(name for name in ENVS if not name.startswith("maze")), *(f"{prefix}:<name>" for prefix in ADAPTERS)]
-        raise UserError(f"env = {id!r}: {'must be maze-n1 .. maze-n10' if id.startswith('maze') else suggest(id, known)}")
+        for family, members in FAMILIES.items():
+            if id.startswith(family):
+                raise UserError(f"env = {id!r}: must be {members}")
+        others = [name for name in ENVS if not name.startswith(tuple(FAMILIES))]
+        raise UserError(
+            f"env = {id!r}: {suggest(id, ['maze-n{1..10}', 'hard-move-{4,6..16}', *others, *(f'{p}:<name>' for p in ADAPTERS)])}"
+        )
     kind = getattr(_module(module), cls)
     known = [f.name for f in dataclasses.fields(kind) if f.name not in fixed]
     for option, value in options.items():
@@ -75,6 +108,16 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
     validate(env, f"{id}: ")
     env.observation_space(env.default_params)  # what only shows when it is built (a brax name, a backend) shows here
     return env, env.default_params
+
+
+def _alias(id: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    """`alias:<id>`: the wrapper's options are its own fields, the others go to the environment inside."""
+    kind = _module("wrappers").Alias
+    own = {f.name for f in dataclasses.fields(kind)} - {"inner"}
+    inner, params = make(id, **{name: value for name, value in options.items() if name not in own})
+    env = kind(inner, **{name: value for name, value in options.items() if name in own})
+    validate(env, f"alias:{id}: ")
+    return env, params
 
 
 def _module(name: str) -> Any:

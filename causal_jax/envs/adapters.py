@@ -1,8 +1,9 @@
-"""Other people's environments under our contract: gymnax 1.0, five-tuple environments (gymnax before 1.0), brax; Box actions in levels.
+"""Other people's environments under our contract: gymnax 1.0, five-tuple environments (before 1.0), brax, navix; Box actions in levels.
 
 Their packages are imported inside the functions, so this module costs nothing until one is asked for (gymnax takes 5 s to import).
 Brax: its own auto-reset reuses the first start state and hides the terminal observation, so the raw environment is taken and gets
-our time limit and a fresh start for every episode.
+our time limit and a fresh start for every episode. Navix, which is no dependency of this package: its auto-reset takes a step of its
+own, so its raw step is taken too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from flax import struct
 from causal_jax.causal.intervention import Blocks
 from causal_jax.envs.base import Environment
 from causal_jax.fields import option, suggest
-from causal_jax.spaces import Box, Factored, Space, from_gymnax
+from causal_jax.spaces import Box, Discrete, Factored, Space, from_gymnax
 from causal_jax.types import Action, Key, Obs, UserError
 
 
@@ -131,6 +132,39 @@ def make_gymnax(name: str, **options: float) -> tuple[Gymnax, Any]:
     return env, params
 
 
+@dataclasses.dataclass(frozen=True)
+class Minatar(Gymnax):
+    """gymnax's MinAtar with its [10, 10, channels] of flags as one vector, which is what the networks here read."""
+
+    def reset_env(self, key: Key, params: Any) -> tuple[Obs, Any]:
+        """See `Environment.reset_env`."""
+        obs, state = super().reset_env(key, params)
+        return jnp.asarray(obs, jnp.float32).reshape(-1), state
+
+    def step_env(self, key: Key, state: Any, action: Action, params: Any) -> tuple[Obs, Any, jax.Array, jax.Array, dict[str, Any]]:
+        """See `Environment.step_env`."""
+        obs, *rest = super().step_env(key, state, action, params)
+        return jnp.asarray(obs, jnp.float32).reshape(-1), *rest
+
+    def observation_space(self, params: Any) -> Box:
+        """float [100 channels], 0 or 1."""
+        return Box(0.0, 1.0, (math.prod(self.env.observation_space(params).shape),))
+
+
+def make_minatar(name: str, **options: float) -> tuple[Minatar, Any]:
+    """`minatar:<game>` (`alias:minatar:<game>` with aliased actions); options of `make_gymnax`.
+
+    Raises: UserError for an unknown game.
+    """
+    import gymnax
+
+    games = {full.removesuffix("-MinAtar").lower(): full for full in gymnax.registered_envs if full.endswith("-MinAtar")}
+    if name not in games:
+        raise UserError(f"env = 'minatar:{name}': {suggest(name, sorted(games))}")
+    env, params = make_gymnax(games[name], **options)
+    return Minatar(env.env), params
+
+
 @struct.dataclass
 class BraxState:
     """`brax`: brax's own state; `t` int32 []: steps taken."""
@@ -140,8 +174,8 @@ class BraxState:
 
 
 @struct.dataclass
-class BraxParams:
-    """`max_steps` int32 []: the time limit."""
+class LimitParams:
+    """`max_steps` int32 []: the time limit (brax, navix)."""
 
     max_steps: jax.Array
 
@@ -183,18 +217,18 @@ class Brax(Environment):
         return _brax(self.name, self.backend)
 
     @property
-    def default_params(self) -> BraxParams:
+    def default_params(self) -> LimitParams:
         """The time limit."""
-        return BraxParams(max_steps=jnp.asarray(self.max_steps, jnp.int32))
+        return LimitParams(max_steps=jnp.asarray(self.max_steps, jnp.int32))
 
-    def reset_env(self, key: Key, params: BraxParams) -> tuple[Obs, BraxState]:
+    def reset_env(self, key: Key, params: LimitParams) -> tuple[Obs, BraxState]:
         """See `Environment.reset_env`."""
         with _quiet():
             state = jax.tree.map(jnp.asarray, self.env.reset(key))
         return state.obs, BraxState(brax=state, t=jnp.zeros((), jnp.int32))
 
     def step_env(
-        self, key: Key, state: BraxState, action: Action, params: BraxParams
+        self, key: Key, state: BraxState, action: Action, params: LimitParams
     ) -> tuple[Obs, BraxState, jax.Array, jax.Array, dict[str, Any]]:
         """See `Environment.step_env`. The action float [D] is clipped to [-1, 1]; info holds brax's metrics. The key is not needed."""
         old = state.brax.replace(metrics=dict(state.brax.metrics), info=dict(state.brax.info))  # ant writes into the old state's
@@ -203,15 +237,15 @@ class Brax(Environment):
         new = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state.brax)  # brax returns some Python floats
         return new.obs, BraxState(brax=new, t=state.t + 1), new.reward, new.done > 0.5, dict(new.metrics)
 
-    def is_truncated(self, state: BraxState, params: BraxParams) -> jax.Array:
+    def is_truncated(self, state: BraxState, params: LimitParams) -> jax.Array:
         """bool []: the time limit is reached."""
         return state.t >= params.max_steps
 
-    def action_space(self, params: BraxParams) -> Box:
+    def action_space(self, params: LimitParams) -> Box:
         """float [D] in [-1, 1]."""
         return Box(-1.0, 1.0, (self.env.action_size,))
 
-    def observation_space(self, params: BraxParams) -> Box:
+    def observation_space(self, params: LimitParams) -> Box:
         """Unbounded float [D]."""
         return Box(-math.inf, math.inf, jax.eval_shape(self.reset, jax.random.key(0))[0].shape)
 
@@ -292,3 +326,71 @@ class Discretized(Environment):
     def is_truncated(self, state: Any, params: Any) -> jax.Array:
         """The inner environment's."""
         return jnp.asarray(self.inner.is_truncated(state, params))
+
+
+@struct.dataclass
+class NavixState:
+    """`navix`: navix's own timestep; `t` int32 []: steps taken."""
+
+    navix: Any
+    t: jax.Array
+
+
+@functools.cache
+def _navix(name: str, observation: str) -> Any:
+    with _quiet(), jax.ensure_compile_time_eval():
+        try:
+            import navix
+        except ImportError as error:
+            raise UserError(f"env = 'navix:{name}': needs the package navix, which cannot be imported here ({error})") from None
+        if name not in navix.registry():
+            raise UserError(f"env = 'navix:{name}': {suggest(name, sorted(navix.registry()))}")
+        return navix.make(name, observation_fn=getattr(navix.observations, observation))
+
+
+@dataclasses.dataclass(frozen=True)
+class Navix(Environment):
+    """A navix task under our own time limit; info["success"]: it ended with a positive reward."""
+
+    name: str
+    observation: str = option("symbolic", choices=("symbolic", "symbolic_first_person", "categorical", "categorical_first_person", "rgb"))
+    """navix's observation function."""
+    max_steps: int = option(0, low=0)
+    """Time limit in steps; 0: navix's own."""
+
+    @property
+    def env(self) -> Any:
+        """The navix environment itself."""
+        return _navix(self.name, self.observation)
+
+    @property
+    def default_params(self) -> LimitParams:
+        """The time limit."""
+        return LimitParams(max_steps=jnp.asarray(self.max_steps or self.env.max_steps, jnp.int32))
+
+    def reset_env(self, key: Key, params: LimitParams) -> tuple[Obs, NavixState]:
+        """See `Environment.reset_env`."""
+        step = self.env.reset(key)
+        return step.observation, NavixState(navix=step, t=jnp.zeros((), jnp.int32))
+
+    def step_env(
+        self, key: Key, state: NavixState, action: Action, params: LimitParams
+    ) -> tuple[Obs, NavixState, jax.Array, jax.Array, dict[str, Any]]:
+        """See `Environment.step_env`. The key takes the place of the one in navix's state."""
+        before = state.navix.replace(state=state.navix.state.replace(key=key), step_type=jnp.zeros_like(state.navix.step_type))
+        after = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), self.env._step(before, jnp.asarray(action)), before)
+        terminated = after.step_type == 2
+        return after.observation, NavixState(after, state.t + 1), after.reward, terminated, {"success": terminated & (after.reward > 0)}
+
+    def is_truncated(self, state: NavixState, params: LimitParams) -> jax.Array:
+        """bool []: the time limit is reached."""
+        return state.t >= params.max_steps
+
+    def action_space(self, params: LimitParams) -> Space:
+        """navix's actions."""
+        return Discrete(len(self.env.action_set))
+
+    def observation_space(self, params: LimitParams) -> Box:
+        """What the observation function shows, as codes or pixels."""
+        obs = jax.eval_shape(self.reset, jax.random.key(0))[0]
+        return Box(0, 255, obs.shape, obs.dtype)

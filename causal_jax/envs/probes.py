@@ -251,19 +251,19 @@ class ProbeHybrid(Probe):
 
     def advance(self, obs: jax.Array, action: Action) -> tuple[jax.Array, Any, Any]:
         k, z = action
-        mine = jnp.asarray(self._space.owner) == k
-        miss = jnp.mean((z - jnp.asarray(self.target)) ** 2, where=mine) / 4
+        miss = jnp.mean((z - self._space.take(k, self.target)) ** 2, where=self._space.slots(k)[1]) / 4
         return obs, obs[k] * (1 - miss), True
 
     @property
     def _space(self) -> Hybrid:
-        return Hybrid((1, 1, 2), (-1.0,) * 4, (1.0,) * 4)
+        return Hybrid((1, 1, 2))
 
     def action_space(self, params: ProbeParams) -> Space:
         return self._space
 
     def solution(self, gamma: float) -> Solution:
-        return [(tuple(float(i == k) for i in range(3)), 1.0, (k, self.target)) for k in range(3)]
+        best = ((0.5, 0.0), (-0.5, 0.0), (0.25, -0.75))
+        return [(tuple(float(i == k) for i in range(3)), 1.0, (k, z)) for k, z in enumerate(best)]
 
 
 class ProbeBox(Probe):

@@ -62,6 +62,8 @@ class Sizes:
     """Environments of the scaling curve."""
     actuators: tuple[int, ...] = (4, 6, 8)
     """Mazes on which the mask's cost is measured."""
+    mask_batch: int = 256
+    """States whose masks are wanted at once."""
     sweep_trials: int = 24
     """Trials of the sweep, and as many command line runs beside it; each contestant is measured once."""
     sweep_steps: int = 20_000
@@ -74,6 +76,8 @@ class Sizes:
     """Dynamics model: hidden layers."""
     batch_size: int = 256
     """Dynamics model: windows of an update."""
+    plans: int = 1000
+    """DLPA: plans of an iteration."""
 
     @property
     def config(self) -> ppo.Config:
@@ -124,8 +128,11 @@ def make_flat(env: str) -> tuple[Any, Any]:
     return (world, params) if len(world.observation_space(params).shape) == 1 else (Flat(world), params)
 
 
-def env_rate(env: str, sizes: Sizes, parallel: int = 0, env_steps: int = 0, **options: Any) -> Callable[[], float]:
-    """A measurement of an environment alone: steps/s of jit(vmap(scan)) with uniformly random actions and auto-reset."""
+def env_rate(env: str, sizes: Sizes, parallel: int = 0, env_steps: int = 0, observe: bool = False, **options: Any) -> Callable[[], float]:
+    """A measurement of an environment alone: steps/s of jit(vmap(scan)) with uniformly random actions and auto-reset.
+
+    observe: keep the last observation, so that it must be computed in every step (navix and xminigrid do).
+    """
     world, params = make(env, **options)
     space = world.action_space(params)
     parallel, env_steps = parallel or sizes.parallel, env_steps or sizes.env_steps
@@ -133,19 +140,24 @@ def env_rate(env: str, sizes: Sizes, parallel: int = 0, env_steps: int = 0, **op
     def one(key: jax.Array) -> jax.Array:
         key_reset, key_action, key_step = jax.random.split(key, 3)
 
-        def body(state: Any, inputs: Any) -> tuple[Any, jax.Array]:
+        def body(carry: Any, inputs: Any) -> tuple[Any, jax.Array]:
             action, key = inputs
-            _, state, reward, terminated, truncated, _ = world.step(key, state, action, params)
-            return state, reward + (terminated | truncated)
+            obs, state, reward, terminated, truncated, _ = world.step(key, carry[0], action, params)
+            return (state, obs if observe else None), reward + (terminated | truncated)
 
         if isinstance(space, spaces.Discrete):
             actions = jax.random.randint(key_action, (env_steps,), 0, space.n)
         elif isinstance(space, spaces.Factored):
             actions = jax.random.randint(key_action, (env_steps, *space.shape), 0, jnp.asarray(space.sizes))
+        elif isinstance(space, spaces.Hybrid):
+            key_k, key_z = jax.random.split(key_action)
+            k = jax.random.randint(key_k, (env_steps,), 0, space.n)
+            actions = k, jax.random.uniform(key_z, (env_steps, space.num_parameters), minval=-1.0)
         else:
             actions = jax.vmap(space.sample)(jax.random.split(key_action, env_steps))
-        state = world.reset(key_reset, params)[1]
-        return jnp.sum(jax.lax.scan(body, state, (actions, jax.random.split(key_step, env_steps)))[1])
+        obs, state = world.reset(key_reset, params)
+        (_, last), reward = jax.lax.scan(body, (state, obs if observe else None), (actions, jax.random.split(key_step, env_steps)))
+        return jnp.sum(reward) + (jnp.sum(last) if observe else 0.0)
 
     def all_of_them(key: jax.Array) -> jax.Array:
         return jax.vmap(one)(jax.random.split(key, parallel))
@@ -216,6 +228,29 @@ def env(sizes: Sizes) -> dict[str, Any]:
         ),
         "peer": peer.told["versions"],
     }
+
+
+def minigrid(sizes: Sizes) -> dict[str, Any]:
+    """MiniGrid alone, every observation computed, beside xminigrid's task of the same name and navix's nearest, DoorKey-8x8."""
+    name, few = "minigrid-unlockpickup", min(sizes.env_steps, 100)
+    contestants = {
+        "symbolic": env_rate(name, sizes, observe=True),
+        "symbolic, not observed": env_rate(name, sizes),
+        "symbolic, random layouts": env_rate(name, sizes, observe=True, layout="random"),
+        "view": env_rate(name, sizes, observe=True, observation="view"),
+        "rgb": env_rate(name, sizes, env_steps=few, observe=True, observation="rgb"),
+        "gotor3, symbolic": env_rate("minigrid-gotor3-redbox", sizes, env_steps=few, observe=True),
+    }
+    grids = ("xminigrid:MiniGrid-UnlockPickUp", "navix:Navix-DoorKey-8x8-v0")
+    size = {"envs": grids, "parallel": sizes.parallel, "env_steps": sizes.env_steps}
+    with peers.peer("grids", size) as peer:
+        contestants |= {grid: peer.contestant(env=grid) for grid in grids}
+        rows = rates(contestants, sizes)
+    ratios = [
+        Ratio("symbolic / 2 million steps/s", "symbolic", 2e6, ">= 1"),
+        *(Ratio(f"symbolic / {grid}", "symbolic", grid) for grid in grids),
+    ]
+    return {**summary(rows, ratios), "peer": peer.told["versions"]}
 
 
 def members(sizes: Sizes) -> dict[str, Any]:

@@ -33,10 +33,18 @@ TINY = {
         "plan_iterations": 2, "width": 4, "num_hidden": 1, "hidden": (4,), "num_codes": 3, "code_dim": 2,
     },
     "factored_q": {
-        "num_envs": 2, "num_steps": 2, "init_steps": 4, "capacity": 20, "batch_size": 4, "num_updates": 2, "hidden": (8,), "target_every": 2,
-        "model_hidden": (8,),
+        "num_envs": 2, "num_steps": 2, "init_steps": 4, "capacity": 20, "batch_size": 4, "num_updates": 2, "hidden": (8,),
+        "target_every": 2, "model_hidden": (8,),
     },
     "offline_q": {"num_updates": 2, "episodes": 4, "max_steps": 4, "batch_size": 4, "hidden": (8,), "model_hidden": (8,)},
+    "dlpa": {
+        "width": 4, "horizon": 2, "num_samples": 8, "num_elites": 4, "plan_iterations": 2, "random_episodes": 2, "episode_steps": 3,
+        "capacity": 4, "num_updates": 2, "batch_size": 4,
+    },
+    "concurrent_ddpg": {
+        "num_learners": 3, "num_steps": 3, "warmup_steps": 4, "samples": 3, "batch_size": 4, "capacity": 16, "hidden": (4,), "restarts": 2,
+        "fit_steps": 2, "num_components": 2,
+    },
 }  # fmt: skip
 SMALLER = {  # for a loop in the place of vmap; two of what gets keys, so that a shared key shows
     "ppo": {"num_steps": 1, "num_epochs": 2, "num_minibatches": 1},
@@ -45,11 +53,15 @@ SMALLER = {  # for a loop in the place of vmap; two of what gets keys, so that a
     "fcdl": {"num_steps": 2, "init_steps": 1},
     "factored_q": {"num_steps": 1, "init_steps": 2, "batch_size": 2},
     "offline_q": {"batch_size": 2},
+    "dlpa": {"num_samples": 4, "num_elites": 2, "batch_size": 2},
+    "concurrent_ddpg": {"num_learners": 2, "num_steps": 2, "warmup_steps": 2, "samples": 2, "batch_size": 2},
 }
 ENVS: dict[str, tuple[str, dict[str, Any]]] = {  # others play the maze
     "fcdl": ("chemical-full-fork", {"num_objects": 3, "num_colours": 2}),
     "factored_q": ("point-mass-3", {}),
     "offline_q": ("sepsis-sim", {}),
+    "dlpa": ("probe-hybrid", {}),
+    "concurrent_ddpg": ("autoregressive-hard", {}),
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS, Config fields
     **{name: (name, {}) for name in ALGORITHMS},
@@ -65,6 +77,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS,
     "fcdl-offline": ("fcdl", {"schedule": "offline", "sparsity": "target", "ema": False, "label": "yes"}),
     "fcdl-kmeans": ("fcdl", {"schedule": "offline", "contexts": "kmeans"}),
     "fcdl-tree": ("fcdl", {"schedule": "offline", "contexts": "tree", "num_codes": 4}),
+    "ccrl-every": ("ccrl", {"refresh": "every"}),
     "effects-authors": ("effects", {"mode": "authors", "n_per_inverse": 2, "n_warmup": 2}),
 }
 
@@ -82,12 +95,17 @@ SLOW = (
     "nps",
     "grader",
     "fcdl-kmeans",
-    "fcdl-tree",
+    "fcdl-tree",  # fcdl with another network: make test-slow
     "dqn",
     "decqn",
     "bcq",
-    "factored-bcq",
-)  # another network of fcdl, other blocks and losses of factored Q-learning: make test-slow
+    "factored-bcq",  # other blocks and losses of factored Q-learning
+    "ccrl",
+    "ddpg-individual",
+    "ddpg-naive",
+    "ddpg-oracle",
+    "ddpg-shuffled",
+)  # ccrl-every and seed-sampling run every line of theirs
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -139,7 +157,8 @@ def build_case(name: str, smaller: bool = False) -> Case:
     file = module.__name__.rpartition(".")[2]
     config = module.Config(**{**TINY[file], **(SMALLER[file] if smaller else {}), **ALGORITHMS[entry].preset, **fields})
     env_id, options = ENVS.get(file, ("maze-n1" if smaller else "maze-n2", {}))
-    env, params = make(env_id, max_steps=(2 if smaller else 3) if file in ENVS else 5, **options)
+    limit = {} if env_id.startswith("probe") else {"max_steps": (2 if smaller else 3) if file in ENVS else 5}
+    env, params = make(env_id, **limit, **options)
     own = hasattr(module, "make_task")  # data sets
     task, axes = module.make_task(env, params, config, SEEDS, True) if own else (module.Task(params), None)
     if getattr(module, "needs_effects", lambda config: False)(config):  # a random model masks as well as a fitted one

@@ -100,23 +100,24 @@ def test_tanh_normal_literals_and_saturation() -> None:
     assert jnp.isfinite(jax.grad(lambda m: d.tanh_normal(m, jnp.zeros(1), -1.0, 1.0).entropy())(jnp.array([50.0])))
 
 
-def test_hybrid_counts_only_the_chosen_parameters() -> None:
-    owner = (0, 2, 2)  # choice 1 has no parameters
-    policy = d.hybrid(jnp.log(jnp.array([1.0, 1.0, 2.0])), jnp.zeros(3), jnp.log(jnp.array([1.0, 2.0, 1.0])), owner)
-    z = jnp.array([1.0, 2.0, 3.0])
+def test_hybrid_has_the_chosen_parameters_only() -> None:
+    space = Hybrid((1, 0, 2))
+    policy = d.hybrid(jnp.log(jnp.array([1.0, 1.0, 2.0])), jnp.array([7.0, 8.0, 9.0]), jnp.log(jnp.array([1.0, 2.0, 1.0])), space)
+    z = jnp.array([[8.0, 0.0], [0.0, 0.0], [10.0, 12.0]])
     expected = [math.log(0.25) - C - 0.5, math.log(0.25), math.log(0.5) - 2 * C - math.log(2.0) - 0.5 - 4.5]
-    np.testing.assert_allclose([policy.log_prob((jnp.int32(k), z)) for k in range(3)], expected, rtol=1e-6)
+    np.testing.assert_allclose([policy.log_prob((jnp.int32(k), z[k])) for k in range(3)], expected, rtol=1e-6)
     entropy = 1.5 * math.log(2.0) + 0.25 * (C + 0.5) + 0.5 * (2 * C + 1.0 + math.log(2.0))
     np.testing.assert_allclose(policy.entropy(), entropy, rtol=1e-6)
     k, mean = policy.mode()
     assert k == 2
-    np.testing.assert_array_equal(mean, [0.0, 0.0, 0.0])
+    np.testing.assert_array_equal(mean, [8.0, 9.0])
     k, z = policy.sample(seed=KEY, sample_shape=(4000,))
     np.testing.assert_allclose(np.bincount(k) / 4000, [0.25, 0.25, 0.5], atol=0.03)
-    np.testing.assert_allclose(z.std(0), [1.0, 2.0, 1.0], atol=0.1)
-    gradient = jax.grad(lambda m: d.hybrid(jnp.zeros(3), m, jnp.zeros(3), owner).log_prob((jnp.int32(2), jnp.ones(3))))(jnp.zeros(3))
+    np.testing.assert_allclose([z[k == i].mean(0) for i in range(3)], [[7.0, 0.0], [0.0, 0.0], [8.0, 9.0]], atol=0.15)
+    np.testing.assert_allclose([z[k == i].std(0) for i in range(3)], [[1.0, 0.0], [0.0, 0.0], [2.0, 1.0]], atol=0.1)
+    gradient = jax.grad(lambda m: d.hybrid(jnp.zeros(3), m, jnp.zeros(3), space).log_prob((jnp.int32(2), jnp.ones(2))))(jnp.zeros(3))
     np.testing.assert_array_equal(gradient, [0.0, 1.0, 1.0])
-    masked = d.hybrid(jnp.zeros(3), jnp.zeros(3), jnp.zeros(3), owner, jnp.array([True, True, False]))
+    masked = d.hybrid(jnp.zeros(3), jnp.zeros(3), jnp.zeros(3), space, jnp.array([True, True, False]))
     np.testing.assert_allclose(masked.entropy(), math.log(2.0) + 0.5 * (C + 0.5), rtol=1e-6)
 
 
@@ -125,7 +126,7 @@ SPACES = [
     (Factored((2, 3)), 5, 0),
     (Box(-1.0, 1.0, (2,)), 2, 2),
     (Box(-1.0, 1.0, ()), 1, 1),
-    (Hybrid((1, 0, 2), (0.0,) * 3, (1.0,) * 3), 6, 3),
+    (Hybrid((1, 0, 2)), 6, 3),
 ]
 
 
@@ -158,15 +159,16 @@ def test_the_head_passes_the_mask_on() -> None:
     np.testing.assert_allclose(d.policy_head(Discrete(3)).build(LOGITS, jnp.zeros(0), allowed).entropy(), 0.0, atol=1e-7)
     factored = d.policy_head(Factored((1, 2))).build(LOGITS, jnp.zeros(0), jnp.array([True, True, False]))
     np.testing.assert_array_equal(factored.mode(), [0, 0])
-    hybrid = d.policy_head(Hybrid((1, 0, 0), (0.0,), (1.0,))).build(jnp.append(LOGITS, 0.0), jnp.zeros(1), allowed)
+    hybrid = d.policy_head(Hybrid((1, 0, 0))).build(jnp.append(LOGITS, 0.0), jnp.zeros(1), allowed)
     assert hybrid.mode()[0] == 1
 
 
 def test_clip_action() -> None:
     np.testing.assert_array_equal(d.clip_action(Box(-1.0, (0.0, 2.0), (2,)), jnp.array([5.0, 5.0])), [0.0, 2.0])
-    k, z = d.clip_action(Hybrid((1, 1), (0.0, -1.0), (1.0, 1.0)), (jnp.int32(1), jnp.array([-3.0, -3.0])))
-    assert k == 1
-    np.testing.assert_array_equal(z, [0.0, -1.0])
+    space = Hybrid((2, 1), (0.0, 0.0, -1.0), (1.0, 1.0, 1.0))
+    k, z = d.clip_action(space, (jnp.arange(2), jnp.array([[3.0, -3.0], [-3.0, 0.0]])))
+    np.testing.assert_array_equal(k, [0, 1])
+    np.testing.assert_array_equal(z, [[1.0, 0.0], [-1.0, 0.0]])
     assert d.clip_action(Discrete(3), jnp.int32(2)) == 2
 
 

@@ -24,7 +24,12 @@ def test_literal_values_of_the_mixers() -> None:
     q = jnp.asarray([2.0, -1.0])
     linear = mixers.build("linear", 2)
     assert float(linear.apply({"w": jnp.asarray([0.5, 3.0]), "b": jnp.float32(0.25)}, q)) == pytest.approx(1.0 - 3.0 + 0.25)
-    params = {"w1": jnp.asarray([[1.0, 1.0], [-1.0, 2.0]]), "b1": jnp.asarray([0.5, 1.0]), "w2": jnp.asarray([2.0, -1.0]), "b2": jnp.float32(1)}
+    params = {
+        "w1": jnp.asarray([[1.0, 1.0], [-1.0, 2.0]]),
+        "b1": jnp.asarray([0.5, 1.0]),
+        "w2": jnp.asarray([2.0, -1.0]),
+        "b2": jnp.float32(1),
+    }
     assert float(mixers.build("linear2", 2, 2).apply(params, q)) == pytest.approx(2 * 1.5 + 3 + 1)  # units 1.5 and -3
     assert float(mixers.build("relu", 2, 2).apply(params, q)) == pytest.approx(2 * 1.5 + 1)
     np.testing.assert_allclose(mixers.build("linear2", 2, 2).weights(params), [3.0, 0.0])

@@ -57,18 +57,37 @@ def test_box_without_bounds() -> None:
 def test_hybrid() -> None:
     space = Hybrid((1, 0, 2), (0.0, -1.0, 5.0), (1.0, 1.0, 6.0))
     k, z = draw(space)
-    assert (k.dtype, k.shape, z.dtype, z.shape) == (jnp.int32, (2000,), jnp.float32, (2000, 3))
+    assert (k.dtype, k.shape, z.dtype, z.shape) == (jnp.int32, (2000,), jnp.float32, (2000, 2))
     np.testing.assert_allclose(np.bincount(k) / 2000, [1 / 3] * 3, atol=0.04)
-    np.testing.assert_allclose(z.mean(0), [0.5, 0.0, 5.5], atol=0.06)
-    assert (space.n, space.num_parameters) == (3, 3)
+    means = [[0.5, 0.0], [0.0, 0.0], [0.0, 5.5]]
+    np.testing.assert_allclose([z[k == i].mean(0) for i in range(3)], means, atol=0.08)
+    assert (space.n, space.num_parameters, space.num_all) == (3, 2, 3)
     np.testing.assert_array_equal(space.owner, [0, 2, 2])
-    outside = jnp.array([9.0, 0.0, 5.5])  # only the parameter of choice 0 is out of its bounds
-    assert [bool(space.contains((k, outside))) for k in range(-1, 4)] == [False, False, True, True, False]
-    assert not space.contains((2, jnp.array([0.0, 0.0, 6.5])))
+    assert [bool(space.contains((k, jnp.array([0.5, 0.0])))) for k in range(-1, 4)] == [False, True, False, False, False]
+    assert space.contains((1, jnp.zeros(2)))
+    assert [bool(space.contains((2, jnp.array(z)))) for z in ([0.5, 5.5], [0.5, 6.5])] == [True, False]
+
+
+def test_hybrid_cuts_out_the_parameters_of_a_choice() -> None:
+    space = Hybrid((1, 0, 2))
+    index, exists = space.slots(jnp.arange(3))
+    np.testing.assert_array_equal(exists, [[1, 0], [0, 0], [1, 1]])
+    np.testing.assert_array_equal(index, [[0, 0], [0, 0], [1, 2]])
+    np.testing.assert_array_equal(space.take(jnp.arange(3), jnp.array([7.0, 8.0, 9.0])), [[7.0, 0.0], [0.0, 0.0], [8.0, 9.0]])
+    np.testing.assert_array_equal(space.take(jnp.array([2, 0]), jnp.arange(6.0).reshape(2, 3)), [[1.0, 2.0], [3.0, 0.0]])
+    np.testing.assert_array_equal(space.take(2, 4.0), [4.0, 4.0])
+    np.testing.assert_array_equal(Hybrid((2, 2)).slots(1)[0], [2, 3])
+
+
+def test_hybrid_with_many_choices_has_no_tables() -> None:
+    space = Hybrid((1,) * 65_536)
+    assert len(jax.make_jaxpr(space.sample)(KEYS[0]).consts) == 0
+    k, z = draw(space)
+    assert (int(k.max()) > 60_000, z.shape, hash(space) == hash(Hybrid((1,) * 65_536))) == (True, (2000, 1), True)
 
 
 def test_errors() -> None:
-    with pytest.raises(UserError, match=r"^Hybrid.low, high = 2, 3 bounds: must be sum\(sizes\) = 3$"):
+    with pytest.raises(UserError, match=r"^Hybrid.low = 2 bounds: must be a number, or sum\(sizes\) = 3 bounds$"):
         Hybrid((1, 2), (0.0, 0.0), (1.0, 1.0, 1.0))
     with pytest.raises(UserError, match=r"^space = str: must be Discrete, Box or MultiDiscrete$"):
         from_gymnax("Discrete")
@@ -84,7 +103,7 @@ def test_from_gymnax_knows_kinds_by_name() -> None:
     ours = [from_gymnax(type(name, (), attributes)()) for name, attributes in theirs.items()]
     assert ours == [Discrete(3), Box(0.0, 1.0, (2, 3), jnp.float32), Factored((2, 5))]
     assert all(from_gymnax(space) is space for space in ours)
-    assert [flat_size(space) for space in [*ours, Hybrid((1, 2), (0.0,) * 3, (1.0,) * 3)]] == [1, 6, 2, 4]
+    assert [flat_size(space) for space in [*ours, Hybrid((1, 2))]] == [1, 6, 2, 3]
 
 
 def test_spaces_are_frozen() -> None:

@@ -1,0 +1,319 @@
+"""DLPA: plan over hybrid actions in a learned model of states, rewards and ends (arXiv 2404.03037; authors' DLPA.py, main.py, utils.py).
+
+One `step`: plan, act in the environment once, then 25 updates on windows of the episodes that are over. `init` plays 50 random episodes.
+The planner (planning.py, hybrid_planning.py) draws 1,000 plans six times, each time around the 100 best of the last; it begins where the
+plan of the previous step left off (probabilities and means, not deviations) and plays the first action of an elite, drawn by weight.
+Training plans with the model's draws and adds noise of the elites' deviation to z; evaluation plans with the model's means.
+mode="definition" (default): the loss of a window counts its steps up to the end of its episode. mode="authors": as their code has it, the
+cross-entropy of "goes on" counts all steps (losses in world_models.py), and an episode that was cut short ends in a step that never was.
+Departures: the memory of the planner is kept apart for training and evaluation; networks and layers that nothing reads are left out; the
+authors' flags without effect (priorities, target network, clipping, least deviation, mixture of policies) are not there.
+The defaults are Platform's; experiments/dlpa.py has the settings of the other environments.
+Reproduce: python -m experiments.dlpa platform; make train-dlpa
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from causal_jax import episodes, hybrid_planning, optim, planning, spaces, world_models
+from causal_jax.episodes import Episodes
+from causal_jax.fields import option, validate
+from causal_jax.hybrid_planning import HybridProposal
+from causal_jax.types import Action, Algorithm, Env, Key, Metrics, Obs, Params, Recall, UserError
+from causal_jax.world_models import Spec
+
+EVALUATION_MODES = ("greedy",)  # planning with the model's draws is a matter of training
+MODES = ("definition", "authors")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What decides shapes and control flow; the defaults are the authors' for Platform."""
+
+    structure: str = option("masking", choices=world_models.STRUCTURES)
+    """How the networks of the model read an action: parallel, masking or sequential."""
+    code: str = option("one-hot", choices=world_models.CODES)
+    """How they see k: one-hot, or by its binary digits (ours, for thousands of actions; not for masking, which does not read k)."""
+    width: int = option(64, low=1)
+    """Width of their hidden layers."""
+    bounded: bool = True
+    """Predicted states are squashed into [-1, 1]; for environments whose observations stay there."""
+    reward: str = option("unit", choices=world_models.REWARDS)
+    """Predicted rewards: linear, or squashed into [0, 1] (unit)."""
+    reward_nets: int = option(1, low=1, high=2)
+    """2: steps that end have a reward network of their own."""
+    horizon: int = option(10, low=1)
+    """Steps of a plan."""
+    loss_horizon: int = option(0, low=0)
+    """Steps of a training window; 0: those of a plan, 1: the ablation "one-step loss"."""
+    mode: str = option("definition", choices=MODES)
+    """The loss and the cut episodes as defined, or as the authors' code has them."""
+    proposal: str = option("table", choices=hybrid_planning.PROPOSALS)
+    """Distribution of plans: table (of every action's own parameters), joint (one for all actions), sampled (ours, at a cost that does not
+    depend on the number of actions), or uniform (random shooting of as many plans as all iterations draw)."""
+    num_samples: int = option(1000, low=1)
+    """Plans drawn in each iteration of the planner."""
+    num_elites: int = option(100, low=1)
+    """Plans that the next distribution is fitted to."""
+    plan_iterations: int = option(6, low=1)
+    """Iterations of the planner."""
+    least_std: float = option(0.0, low=0.0)
+    """Floor of a fitted deviation of the planner, in units of z; the authors have none."""
+    warm_start: bool = True
+    """A plan begins where that of the previous step left off."""
+    random_episodes: int = option(50, low=1)
+    """Episodes played at random before the first step."""
+    episode_steps: int = option(25, low=2)
+    """Steps after which a training episode is cut; not stored as an end."""
+    break_every: int = option(0, low=0)
+    """Steps between two forced cuts of the training episode (the authors' evaluations make one every 50 steps); 0: none."""
+    capacity: int = option(4000, low=2)
+    """Episodes kept."""
+    num_updates: int = option(25, low=1)
+    """Updates after each step in the environment."""
+    batch_size: int = option(64, low=1)
+    """Windows per update."""
+    episodes_at_once: int = option(1, low=1)
+    """Evaluated episodes that are planned for in parallel: 1 suits a processor's cache and stops with each episode, 64 suits a GPU."""
+
+
+@struct.dataclass
+class Hyper:
+    """Floats that may be searched: every one is a leaf that vmaps; the defaults are the authors'."""
+
+    lr: float = option(3e-4, low=0.0)
+    """Adam's step size."""
+    gamma: float = option(0.99, low=0.0, high=1.0)
+    """Discount per step of a plan."""
+    rho: float = option(0.5, low=0.0, high=1.0)
+    """Discount per step of a training window."""
+    state_weight: float = option(2.0, low=0.0)
+    """Weight of the loss of states."""
+    reward_weight: float = option(0.5, low=0.0)
+    """Weight of the loss of rewards."""
+    going_weight: float = option(0.5, low=0.0)
+    """Weight of the loss of "goes on"."""
+    sharpness: float = option(0.5, low=0.0)
+    """Elites weigh exp(sharpness * (return - best return)), returns in task units."""
+    momentum: float = option(0.1, low=0.0, high=1.0)
+    """Share of the plans' distribution that an iteration leaves in place."""
+
+
+class Task(NamedTuple):
+    """What a run is given."""
+
+    env_params: Any
+
+
+class Running(NamedTuple):
+    """The training episode: environment state, observation, steps taken, return so far, memory of the planner."""
+
+    env_state: Any
+    obs: Obs
+    t: jax.Array
+    total: jax.Array
+    theta: Any
+
+
+class State(NamedTuple):
+    """What a step changes; hyper: the planner's, kept for `act`; t: steps since `init`."""
+
+    params: Params
+    opt_state: Any
+    buffer: Episodes
+    running: Running
+    hyper: Hyper
+    t: jax.Array
+
+
+def steps_per_update(config: Config) -> int:
+    """Environment steps of one step of the algorithm."""
+    return 1
+
+
+def episodes_at_once(config: Config) -> int:
+    """Evaluated episodes that run in parallel."""
+    return config.episodes_at_once
+
+
+def model_spec(env: Env, env_params: Any, config: Config) -> Spec:
+    """The model's sizes. Raises: UserError for an environment without hybrid actions."""
+    space = spaces.from_gymnax(env.action_space(env_params))
+    if not isinstance(space, spaces.Hybrid):
+        raise UserError(f"env = {type(env).__name__}: dlpa needs hybrid actions (a choice with parameters), such as platform's")
+    return Spec(
+        spaces.flat_size(env.observation_space(env_params)), space.n, space.num_parameters, config.structure, config.width,
+        config.bounded, config.reward, config.reward_nets == 2, config.code,
+    )  # fmt: skip
+
+
+def proposal_of(space: spaces.Hybrid, config: Config, momentum: Any) -> HybridProposal:
+    """The distribution of plans that a config names."""
+    if config.proposal == "uniform":
+        return hybrid_planning.uniform(space, config.horizon)
+    if config.proposal == "sampled":
+        return hybrid_planning.sampled(space, config.horizon, config.num_elites, momentum, config.least_std)
+    return hybrid_planning.table(space, config.horizon, momentum, config.least_std, config.proposal == "joint")
+
+
+def planner(spec: Spec, space: spaces.Hybrid, config: Config) -> Any:
+    """(key, params, hyper, obs [S], theta, greedy) -> (action in the unit box, theta of the next step, planning.Iterations)."""
+    shooting = config.proposal == "uniform"
+    size = {"iterations": 1, "samples": config.num_samples * config.plan_iterations} if shooting else {
+        "iterations": config.plan_iterations, "samples": config.num_samples,
+    }  # fmt: skip
+
+    def act(key: Key, params: Params, hyper: Hyper, obs: jax.Array, theta: Any, greedy: bool) -> tuple[Action, Any, Any]:
+        key_plan, key_elite, key_noise = jax.random.split(key, 3)
+        distribution = proposal_of(space, config, hyper.momentum)
+
+        def value(key: Key, plans: Any) -> jax.Array:
+            return world_models.returns(params, spec, None if greedy else key, obs, plans, jnp.asarray(hyper.gamma))
+
+        weigh = planning.elite(1) if shooting else planning.soft_elite(config.num_elites, hyper.sharpness)
+        theta, iterations = planning.plan(key_plan, theta, value, distribution.proposal, weigh, **size)
+        last = jax.tree.map(lambda x: x[-1], iterations)
+        plans, weights = last.plans, last.weights
+        chosen = planning.draw(key_elite, weights[None], 1)[0, 0]
+        k, z = plans[0][chosen, 0], plans[1][chosen, 0]
+        if not greedy and not shooting:  # not clipped: what the environment does with it is its own matter
+            z = z + hybrid_planning.spread(plans, weights, k) * jax.random.normal(key_noise, z.shape)
+        return (k, z), distribution.shift(theta) if config.warm_start else distribution.start, iterations
+
+    return act
+
+
+def _check(config: Config) -> None:
+    """Raises: UserError for a field out of range or at odds with another."""
+    validate(config)
+    if config.num_elites > config.num_samples:
+        raise UserError(f"num_elites = {config.num_elites}: must be at most num_samples = {config.num_samples}")
+    horizon = config.loss_horizon or config.horizon
+    if horizon >= config.episode_steps:
+        raise UserError(f"episode_steps = {config.episode_steps}: must be more than the steps of a training window, {horizon}")
+    if config.capacity <= config.random_episodes:
+        raise UserError(f"capacity = {config.capacity}: must be more than random_episodes = {config.random_episodes}")
+
+
+def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
+    """One member. Raises: UserError for a field out of range, or an environment without hybrid actions."""
+    _check(config)
+    spec = model_spec(env, env_params, config)
+    space: Any = spaces.from_gymnax(env.action_space(env_params))
+    unit = spaces.Hybrid(space.sizes)  # plans and networks have z in [-1, 1]
+    plan = planner(spec, unit, config)
+    length, horizon = config.episode_steps, config.loss_horizon or config.horizon
+    in_unit = np.all(np.asarray(space.low) == -1.0) and np.all(np.asarray(space.high) == 1.0)
+
+    def played(action: Action) -> Action:
+        """The action in task units; what lies outside the unit box lies outside the bounds."""
+        if in_unit:
+            return action
+        k, z = action
+        low, high = space.take(k, space.low), space.take(k, space.high)
+        return k, low + (high - low) * (z + 1.0) / 2.0
+
+    def flat(obs: Obs) -> jax.Array:
+        return jnp.ravel(obs).astype(jnp.float32)
+
+    def starts(num_steps: jax.Array, terminated: jax.Array) -> jax.Array:
+        return episodes.num_starts(num_steps, terminated, length, horizon, config.mode == "authors")
+
+    def fresh(key: Key, task: Task) -> Running:
+        obs, env_state = env.reset_env(key, task.env_params)
+        theta = proposal_of(unit, config, 0.0).start
+        return Running(env_state, obs, jnp.zeros((), jnp.int32), jnp.zeros(()), theta)
+
+    def move(key: Key, running: Running, action: Action, task: Task) -> tuple[Running, jax.Array, jax.Array, jax.Array]:
+        """(the episode one step on, reward, terminated, truncated by the environment)."""
+        obs, env_state, reward, terminated, _ = env.step_env(key, running.env_state, played(action), task.env_params)
+        reward = jnp.asarray(reward, jnp.float32)
+        on = running._replace(env_state=env_state, obs=obs, t=running.t + 1, total=running.total + reward)
+        return on, reward, jnp.asarray(terminated, bool), jnp.asarray(env.is_truncated(env_state, task.env_params), bool)
+
+    def random_episode(key: Key, task: Task) -> Any:
+        """(obs [T + 1, S], k [T], z [T, Z], reward [T], length, terminated) of a uniformly random episode."""
+        key_reset, key_steps = jax.random.split(key)
+        running = fresh(key_reset, task)
+
+        def body(carry: Any, keys: Key) -> Any:
+            running, alive, ended = carry
+            action = unit.sample(keys[0])
+            on, reward, terminated, truncated = move(keys[1], running, action, task)
+            row = (jnp.where(alive, flat(on.obs), 0.0), *action, reward)
+            return (jax.tree.map(lambda new, old: jnp.where(alive, new, old), on, running), alive & ~terminated & ~truncated,
+                    ended | (alive & terminated)), row  # fmt: skip
+
+        start = (running, jnp.ones((), bool), jnp.zeros((), bool))
+        (last, _, ended), (obs, k, z, reward) = jax.lax.scan(body, start, jax.random.split(key_steps, (length, 2)))
+        return jnp.concatenate([flat(running.obs)[None], obs]), k, z, reward, last.t, ended
+
+    def init(key: Key, hyper: Hyper, task: Task) -> State:
+        key_model, key_data, key_reset = jax.random.split(key, 3)
+        params, num = world_models.init(key_model, spec), config.random_episodes
+        obs, k, z, reward, steps, ended = jax.vmap(random_episode, (0, None))(jax.random.split(key_data, num), task)
+        empty = episodes.init(config.capacity, length, spec.obs_size, spec.num_parameters)
+        found = (obs, k, z, reward, steps, ended, starts(steps, ended))
+        rows = [old.at[:num].set(new) for old, new in zip(empty[:-1], found, strict=True)]
+        buffer = Episodes._make([*rows, jnp.asarray(num, jnp.int32)])
+        return State(params, optim.adam(hyper.lr).init(params), buffer, fresh(key_reset, task), hyper, jnp.zeros((), jnp.int32))
+
+    def learn(carry: Any, inputs: Any, hyper: Hyper) -> tuple[Any, Metrics]:
+        params, opt_state = carry
+        key, window = inputs
+
+        def total(params: Params) -> tuple[jax.Array, Metrics]:
+            steps = world_models.unroll(params, spec, key, window)
+            terms = world_models.losses(spec, steps, window, jnp.asarray(hyper.rho), config.mode)
+            loss = hyper.state_weight * terms["state"] + hyper.reward_weight * terms["reward"] + hyper.going_weight * terms["going"]
+            return loss / horizon, {"loss": loss, **{f"loss_{name}": x for name, x in terms.items()}}
+
+        grads, metrics = jax.grad(total, has_aux=True)(params)
+        updates, opt_state = optim.adam(hyper.lr).update(grads, opt_state)
+        return (optax.apply_updates(params, updates), opt_state), metrics
+
+    def step(key: Key, state: State, hyper: Hyper, task: Task) -> tuple[State, Metrics]:
+        key_plan, key_env, key_reset, key_windows, key_learn = jax.random.split(key, 5)
+        running, buffer = state.running, state.buffer
+        action, theta, iterations = plan(key_plan, state.params, hyper, flat(running.obs), running.theta, False)
+        on, reward, terminated, truncated = move(key_env, running, action, task)
+        cut = truncated | (on.t >= length)
+        if config.break_every:
+            cut = cut | ((state.t + 1) % config.break_every == 0)
+        over = terminated | cut
+
+        num = config.num_updates
+        windows = episodes.windows(buffer, key_windows, num * config.batch_size, horizon)  # the running episode is not among them
+        windows = jax.tree.map(lambda x: x.reshape(num, config.batch_size, *x.shape[1:]), windows)
+        start = (state.params, state.opt_state)
+        (params, opt_state), losses = jax.lax.scan(lambda c, x: learn(c, x, hyper), start, (jax.random.split(key_learn, num), windows))
+
+        ready = starts(on.t, terminated)
+        buffer = episodes.record(buffer, flat(running.obs), action, reward, flat(on.obs), terminated, over, ready)
+        on = jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh(key_reset, task), on._replace(theta=theta))
+        none = jnp.where(over, 1.0, jnp.nan)  # NaN: no episode ended
+        metrics = {
+            **jax.tree.map(jnp.mean, losses),
+            "plan_return": iterations.scores[-1, 0],
+            "episode_return": none * (running.total + reward),
+            "episode_length": none * (running.t + 1),
+        }
+        return State(params, opt_state, buffer, on, state.hyper, state.t + 1), metrics
+
+    def act(key: Key, state: State, obs: Obs, greedy: bool) -> Action:
+        """The first action of an episode, or of one that is planned anew in every step."""
+        return remembering(key, state, obs, greedy, proposal_of(unit, config, 0.0).start)[0]
+
+    def remembering(key: Key, state: State, obs: Obs, greedy: bool, theta: Any) -> tuple[Action, Any]:
+        action, theta, _ = plan(key, state.params, state.hyper, flat(obs), theta, greedy)
+        return played(action), theta
+
+    return Algorithm(init, step, act, Recall(lambda: proposal_of(unit, config, 0.0).start, remembering))

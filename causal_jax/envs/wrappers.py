@@ -1,0 +1,120 @@
+"""Wrappers that keep the contract: `alias`, more actions than there are effects, with the true classes known.
+
+`alias:<id>` is any environment with a Discrete action space, `alias:gymnax:Breakout-MinAtar` too. Its A = m n + noops actions are m
+copies of each of the n actions, and no-ops, which leave the world and its clock as they are and pay nothing, in an order that `permute`
+draws. This is the controlled redundancy that the CEE paper (arXiv 2501.14543) lacks: `classes` says which actions are one and the same.
+`max_idle` no-ops in an episode truncate it, so that every episode ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from causal_jax.envs.base import Environment
+from causal_jax.fields import option
+from causal_jax.spaces import Discrete, Space, from_gymnax
+from causal_jax.types import Action, Key, Obs, UserError
+
+
+@struct.dataclass
+class AliasState:
+    """`inner`: the environment's own state; `obs`: what it last showed; `idle` int32 []: no-ops taken in this episode."""
+
+    inner: Any
+    obs: Any
+    idle: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Alias(Environment):
+    """`inner` with m copies of each of its actions and `noops` actions that do nothing. Params are the inner environment's."""
+
+    inner: Any
+    m: int = option(1, low=1, high=65_536)
+    """Copies of each action."""
+    noops: int = option(0, low=0, high=65_536)
+    """Actions that do nothing."""
+    permute: int = option(0, low=0)
+    """Seed of the order of the actions; 0: copies in the order of the actions, copy by copy, then the no-ops."""
+    max_idle: int = option(1000, low=1)
+    """No-ops in an episode after which it is truncated."""
+
+    def __post_init__(self) -> None:
+        _ = self.num_inner
+
+    @property
+    def costly_reset(self) -> bool:  # type: ignore[override]
+        """As inside."""
+        return getattr(self.inner, "costly_reset", False)
+
+    @functools.cached_property
+    def num_inner(self) -> int:
+        """Actions of the inner environment. Raises: UserError where they are not Discrete."""
+        space = from_gymnax(self.inner.action_space(self.inner.default_params))
+        if not isinstance(space, Discrete):
+            raise UserError(f"alias: env = {type(self.inner).__name__}: needs a Discrete action space, this one is {type(space).__name__}")
+        return space.n
+
+    @functools.cached_property
+    def classes(self) -> np.ndarray:
+        """int32 [A]: the inner action that each action is, num_inner for a no-op; inner actions may act alike too, state by state."""
+        listed = np.append(np.tile(np.arange(self.num_inner), self.m), np.full(self.noops, self.num_inner)).astype(np.int32)
+        return np.random.default_rng(self.permute).permutation(listed) if self.permute else listed
+
+    @property
+    def default_params(self) -> Any:
+        """The inner environment's."""
+        return self.inner.default_params
+
+    def reset_env(self, key: Key, params: Any) -> tuple[Obs, AliasState]:
+        """See `Environment.reset_env`."""
+        obs, inner = self.inner.reset_env(key, params)
+        return obs, AliasState(inner, obs, jnp.zeros((), jnp.int32))
+
+    def step_env(
+        self, key: Key, state: AliasState, action: Action, params: Any
+    ) -> tuple[Obs, AliasState, jax.Array, jax.Array, dict[str, Any]]:
+        """See `Environment.step_env`: the inner step, or nothing."""
+        chosen = jnp.asarray(self.classes)[action]
+        idle = chosen == self.num_inner
+        obs, inner, reward, terminated, info = self.inner.step_env(key, state.inner, jnp.where(idle, 0, chosen), params)
+        if not self.noops:
+            return obs, AliasState(inner, obs, state.idle), reward, terminated, info
+        obs, inner = jax.tree.map(lambda old, new: jnp.where(idle, old, new), (state.obs, state.inner), (obs, inner))
+        reward, terminated, info = jax.tree.map(lambda x: jnp.where(idle, jnp.zeros_like(x), x), (reward, terminated, info))
+        return obs, AliasState(inner, obs, state.idle + idle), reward, terminated, info
+
+    def is_truncated(self, state: AliasState, params: Any) -> jax.Array:
+        """bool []: the inner environment's rule, or max_idle no-ops."""
+        return jnp.asarray(self.inner.is_truncated(state.inner, params)) | (state.idle >= self.max_idle)
+
+    def action_space(self, params: Any) -> Discrete:
+        """A = m n + noops actions."""
+        return Discrete(self.m * self.num_inner + self.noops)
+
+    def observation_space(self, params: Any) -> Space:
+        """The inner environment's."""
+        return from_gymnax(self.inner.observation_space(params))
+
+    def __getattr__(self, name: str) -> Any:
+        """`successors` and `render` where the inner environment has them."""
+        if name in ("successors", "render") and hasattr(self.inner, name):
+            return getattr(self, f"_{name}")
+        raise AttributeError(name)
+
+    def _successors(self, obs: Obs, params: Any) -> tuple[jax.Array, jax.Array]:
+        """The inner environment's rows, one per action; a no-op leads to where the observation is (`standing` where it has that)."""
+        after, terminated = self.inner.successors(obs, params)
+        stay = self.inner.standing(obs, params) if hasattr(self.inner, "standing") else jnp.asarray(obs, after.dtype)
+        rows, ends = jnp.concatenate([after, stay[None]]), jnp.append(terminated, False)
+        return rows[self.classes], ends[self.classes]
+
+    def _render(self, state: AliasState, params: Any) -> np.ndarray:
+        return np.asarray(self.inner.render(state.inner, params))

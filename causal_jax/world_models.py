@@ -1,0 +1,230 @@
+"""World models for hybrid actions (DLPA, arXiv 2404.03037): next state, reward and going on, from a state and an action (k, z).
+
+Four networks, one each for the next state, the reward of a step that goes on, the reward of a step that ends, and the logits of
+(ends, goes on). All but the first read the PREDICTED next state, with k and z. Each gives a mean and a log deviation for every output;
+where there is a key, a normal is drawn from them, and that draw is trained with squared errors and cross-entropy (authors' world_model.py).
+Three structures (paper's names): `parallel` reads s, k and z at once; `masking` has outputs for every k and keeps those of the chosen one;
+`sequential` reads s and k first, z in the second layer. Unlike the paper's R(r | s, k, z), and like the authors' code, reward and end
+see the next state, not s. Left out: a second reward network nobody reads, and layers of `sequential` that no output depends on.
+Ours: code="bits" shows k by its binary digits instead of one-hot, for thousands of actions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from causal_jax import networks
+from causal_jax.episodes import Window
+from causal_jax.types import Key, Params
+
+STRUCTURES = ("parallel", "masking", "sequential")
+CODES = ("one-hot", "bits")
+REWARDS = ("linear", "unit")
+HEADS = ("dynamics", "reward", "last_reward", "going")
+FEW = 64  # one-hot actions up to here are multiplied; more are looked up
+CLAMP = 1e4  # largest loss term of a sample
+
+
+class Spec(NamedTuple):
+    """Sizes: obs_size S, num_actions K, num_parameters Z, hidden width. bounded: states are squashed into [-1, 1] by tanh; reward: linear,
+
+    or "unit", squashed into [0, 1]; two_rewards: steps that end have a reward network of their own; code: how k is shown.
+    """
+
+    obs_size: int
+    num_actions: int
+    num_parameters: int
+    structure: str = "parallel"
+    width: int = 64
+    bounded: bool = True
+    reward: str = "linear"
+    two_rewards: bool = False
+    code: str = "one-hot"
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """{network: outputs}."""
+        heads = {"dynamics": self.obs_size, "reward": 1, "last_reward": 1, "going": 2}
+        return {name: size for name, size in heads.items() if name != "last_reward" or self.two_rewards}
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of all networks: so many normals make a draw, those of the next state first."""
+        return sum(self.heads.values())
+
+    @property
+    def code_size(self) -> int:
+        """Inputs that show k."""
+        return self.num_actions if self.code == "one-hot" else max(1, math.ceil(math.log2(self.num_actions)))
+
+
+class Prediction(NamedTuple):
+    """next_obs [..., S]; reward and last_reward [...] (the same with one reward network); logits [..., 2] of (ends, goes on)."""
+
+    next_obs: jax.Array
+    reward: jax.Array
+    last_reward: jax.Array
+    logits: jax.Array
+
+
+def _linear(key: Key, inputs: int, outputs: int, bound: float, bias: float | None = 0.1) -> Params:
+    """Kernel U(-bound, bound); biases `bias`, or like the kernel."""
+    key_kernel, key_bias = jax.random.split(key)
+    constant = jnp.full(outputs, 0.0 if bias is None else bias)
+    return {
+        "kernel": networks.uniform(key_kernel, (inputs, outputs), bound),
+        "bias": networks.uniform(key_bias, (outputs,), bound) if bias is None else constant,
+    }
+
+
+def init_head(key: Key, spec: Spec, outputs: int) -> Params:
+    """One network: {first, second, mean, log_std}, each a kernel and a bias. The key is consumed.
+
+    Hidden kernels U(-1/sqrt(n), 1/sqrt(n)) with n the number of OUTPUTS (rlkit's fanin_init, authors' model_utils.py), their biases 0.1,
+    the last layers U(-1e-3, 1e-3): at first every mean is about 0 and every deviation about 1.
+    """
+    keys = jax.random.split(key, 4)
+    copies = spec.num_actions if spec.structure == "masking" else 1
+    inputs = {"parallel": (spec.obs_size + spec.code_size + spec.num_parameters, 0), "masking": (spec.obs_size + spec.num_parameters, 0),
+              "sequential": (spec.obs_size + spec.code_size, spec.num_parameters)}[spec.structure]  # fmt: skip
+    width, second = spec.width, spec.width * copies
+    return {
+        "first": _linear(keys[0], inputs[0], width, width**-0.5),
+        "second": _linear(keys[1], width + inputs[1], second, second**-0.5),
+        "mean": _linear(keys[2], second, outputs * copies, 1e-3, None),
+        "log_std": _linear(keys[3], second, outputs * copies, 1e-3, None),
+    }
+
+
+def init(key: Key, spec: Spec) -> dict[str, Params]:
+    """All networks by name. The key is consumed."""
+    keys = jax.random.split(key, len(HEADS))
+    return {name: init_head(keys[HEADS.index(name)], spec, size) for name, size in spec.heads.items()}
+
+
+def _code(spec: Spec, k: jax.Array) -> jax.Array:
+    """k [...] as the networks see it, [..., code_size]."""
+    if spec.code == "bits":
+        return (k[..., None] >> jnp.arange(spec.code_size) & 1).astype(jnp.float32)
+    return jax.nn.one_hot(k, spec.num_actions)
+
+
+def apply_head(params: Params, spec: Spec, obs: jax.Array, k: jax.Array, z: jax.Array, with_std: bool) -> tuple[jax.Array, Any]:
+    """(mean [..., out], log_std [..., out] in [-20, 2], or None): obs [..., S], k int [...], z [..., Z].
+
+    `masking` computes all K rows and picks one: for the few actions it is meant for that is less work than gathering weights per sample.
+    """
+    first, second = params["first"], params["second"]
+    if spec.structure == "masking":
+        h = jnp.concatenate([obs, z], -1) @ first["kernel"]
+    elif spec.code == "bits" or spec.num_actions <= FEW:
+        inputs = (obs, _code(spec, k), z) if spec.structure == "parallel" else (obs, _code(spec, k))
+        h = jnp.concatenate(inputs, -1) @ first["kernel"]
+    else:
+        size, end = spec.obs_size, spec.obs_size + spec.num_actions
+        h = obs @ first["kernel"][:size] + first["kernel"][size:end][k]
+        h = h + z @ first["kernel"][end:] if spec.structure == "parallel" else h
+    h = jax.nn.relu(h + first["bias"])
+    h = jnp.concatenate([h, z], -1) if spec.structure == "sequential" else h
+    h = jax.nn.relu(h @ second["kernel"] + second["bias"])
+    ends = [params["mean"], params["log_std"]] if with_std else [params["mean"]]
+    out = h @ jnp.concatenate([end["kernel"] for end in ends], -1) + jnp.concatenate([end["bias"] for end in ends])
+    out = out.reshape(*out.shape[:-1], len(ends), -1)
+    if spec.structure == "masking":
+        out = out.reshape(*out.shape[:-1], spec.num_actions, -1)
+        out = jnp.take_along_axis(out, k[..., None, None, None], axis=-2)[..., 0, :]
+    return out[..., 0, :], jnp.clip(out[..., 1, :], -20.0, 2.0) if with_std else None
+
+
+def _draw(mean: jax.Array, log_std: Any, noise: Any) -> jax.Array:
+    return mean if noise is None else mean + jnp.exp(log_std) * noise
+
+
+def _reward(spec: Spec, y: jax.Array) -> jax.Array:
+    return (jnp.tanh(y[..., 0]) + 1.0) / 2.0 if spec.reward == "unit" else y[..., 0]
+
+
+def next_state(params: Any, spec: Spec, obs: jax.Array, k: jax.Array, z: jax.Array, noise: jax.Array | None) -> jax.Array:
+    """The predicted next state [..., S], drawn with unit normal `noise` [..., S], or the mean where noise is None."""
+    y = _draw(*apply_head(params["dynamics"], spec, obs, k, z, noise is not None), noise)
+    return jnp.tanh(y) if spec.bounded else y
+
+
+def outcome(params: Any, spec: Spec, next_obs: jax.Array, k: jax.Array, z: jax.Array, noise: jax.Array | None) -> Prediction:
+    """Rewards and logits of a step that led to next_obs [..., S]; noise [..., 3 or 4]: logits, then rewards. None: the means."""
+
+    def head(name: str, begin: int, end: int) -> jax.Array:
+        drawn = None if noise is None else noise[..., begin:end]
+        return _draw(*apply_head(params[name], spec, next_obs, k, z, drawn is not None), drawn)
+
+    reward = _reward(spec, head("reward", 2, 3))
+    last = _reward(spec, head("last_reward", 3, 4)) if spec.two_rewards else reward
+    return Prediction(next_obs, reward, last, head("going", 0, 2))
+
+
+def returns(params: Any, spec: Spec, key: Key | None, obs: jax.Array, plans: tuple[jax.Array, jax.Array], gamma: jax.Array) -> jax.Array:
+    """Discounted return [P] of plans (k [P, H], z [P, H, Z]) imagined from obs [S]; no value is put on what comes after H steps.
+
+    A plan ends where the model says so: after a step whose logits say "ends", which pays the last reward. key: the model's draws are
+    used, or its means where it is None; consumed. A return that is not a number counts 0. Source: authors' DLPA.py, estimate_value.
+    """
+    k, z = plans
+    count, horizon = k.shape
+    noise = None if key is None else jax.random.normal(key, (horizon, count, spec.num_outputs))
+
+    def body(carry: Any, inputs: Any) -> tuple[Any, None]:
+        obs, alive, total, discount = carry
+        k, z, noise = inputs
+        size = spec.obs_size
+        obs = next_state(params, spec, obs, k, z, None if noise is None else noise[:, :size])
+        step = outcome(params, spec, obs, k, z, None if noise is None else noise[:, size:])
+        going = step.logits[:, 1] > step.logits[:, 0]
+        total = total + discount * alive * jnp.where(going, step.reward, step.last_reward)
+        return (obs, alive * going, total, discount * gamma), None
+
+    start = (jnp.broadcast_to(obs, (count, spec.obs_size)), jnp.ones(count), jnp.zeros(count), jnp.ones(()))
+    (_, _, total, _), _ = jax.lax.scan(body, start, (k.T, jnp.swapaxes(z, 0, 1), noise))
+    return jnp.where(jnp.isnan(total), 0.0, total)
+
+
+def unroll(params: Any, spec: Spec, key: Key | None, window: Window) -> Prediction:
+    """Predictions [B, H, ...] along the actions of windows [B, H], each from the prediction before; key as in `returns`."""
+    count, horizon = window.k.shape
+    noise = None if key is None else jax.random.normal(key, (horizon, count, spec.num_outputs))
+    size = spec.obs_size
+
+    def body(obs: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
+        k, z, noise = inputs
+        obs = next_state(params, spec, obs, k, z, noise)
+        return obs, obs
+
+    k, z = window.k.T, jnp.swapaxes(window.z, 0, 1)
+    _, states = jax.lax.scan(body, window.obs, (k, z, None if noise is None else noise[..., :size]))
+    steps = outcome(params, spec, states, k, z, None if noise is None else noise[..., size:])
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), steps)
+
+
+def losses(spec: Spec, steps: Prediction, window: Window, rho: jax.Array, mode: str = "definition") -> dict[str, jax.Array]:
+    """The H-step losses "state", "reward" and "going", means over windows [B, H] of sums over steps discounted by rho.
+
+    Squared error of states (mean over components) and rewards, cross-entropy of going on, of the steps up to the end of the episode (that
+    one included). The reward network is that of what really happened. mode "authors": the cross-entropy of ALL steps counts, times the
+    share of windows that have not ended, as their [B] x [B, 1] product has it; and steps behind a cut count like an end.
+    """
+    going = window.going
+    alive = jnp.cumprod(jnp.concatenate([jnp.ones_like(going[:, :1]), going[:, :-1]], axis=1), axis=1)
+    alive = alive.astype(jnp.float32) if mode == "authors" else alive * window.inside
+    weight = rho ** jnp.arange(going.shape[1])
+    state = jnp.mean(jnp.square(steps.next_obs - window.next_obs), axis=-1)
+    reward = jnp.square(jnp.where(going, steps.reward, steps.last_reward) - window.reward)
+    entropy = -jnp.take_along_axis(jax.nn.log_softmax(steps.logits), going[..., None].astype(jnp.int32), axis=-1)[..., 0]
+
+    def over_windows(x: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.minimum((x * alive) @ weight, CLAMP))
+
+    ends = jnp.mean(alive, axis=0) * jnp.mean(entropy, axis=0) @ weight if mode == "authors" else over_windows(entropy)
+    return {"state": over_windows(state), "reward": over_windows(reward), "going": ends}
