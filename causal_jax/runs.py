@@ -99,8 +99,13 @@ def own_worlds(env: Any, seeds: Sequence[int]) -> Any:
 
 
 def make_task(run: Resolved, say: Say = print) -> tuple[Any, Any]:
-    """The task of a run and its vmap axes; loads or fits the effect model of phase 1 where the mask needs one."""
+    """The task of a run and its vmap axes: what the algorithm makes of the environment, or its params; loads or fits the effect model of
+
+    phase 1 where the mask needs one."""
     module, settings = run.module, run.settings
+    if hasattr(module, "make_task"):
+        task, axes = module.make_task(run.env, run.env_params, run.config, run.seeds, settings.worlds == "own")
+        return task, axes
     env_params, axis = (own_worlds(run.env, run.seeds), 0) if run.own_worlds else (run.env_params, None)
     if not (hasattr(module, "needs_effects") and module.needs_effects(run.config)):
         return module.Task(env_params), None if axis is None else module.Task(axis)

@@ -3,7 +3,8 @@
 A module has `Config`, `Hyper`, `Task` (first field `env_params`), `build(env, env_params, config)` and `steps_per_update(config)`;
 where they apply also `needs_effects(config)` (a phase 1 must come first), `evaluations(config)` ({suffix: Config to act by}),
 `EVALUATION_MODES` (of "greedy", "sampled"; default both), `episodes_at_once(config)` (how many are evaluated in parallel; default all),
-`worlds(env, env_params)` ({suffix: params to be evaluated in}) and
+`worlds(env, env_params)` ({suffix: params to be evaluated in}),
+`make_task(env, env_params, config, seeds, own)` ((task, its vmap axes), where a task is more than params: a data set) and
 `measure(env, env_params, config)` ((key, state, task) -> {name: []}, logged with each evaluation as eval.model.<name>). Several learners as
 one member: `seats(config)`, how many, and `seat(state, i)` -> (state as `act` reads it, env_params of learner i): evaluations are means
 over them, each in its own world.
@@ -29,6 +30,8 @@ class Entry(NamedTuple):
 
 _PPO = "causal_jax.algorithms.ppo"
 _FCDL = "causal_jax.algorithms.fcdl"
+_FACTORED = "causal_jax.algorithms.factored_q"
+_OFFLINE = "causal_jax.algorithms.offline_q"
 _DDPG = "causal_jax.algorithms.concurrent_ddpg"
 _SEEDS = {"sharing": "naive", "exploration": "none", "prior": True}
 ALGORITHMS: dict[str, Entry] = {
@@ -48,6 +51,12 @@ ALGORITHMS: dict[str, Entry] = {
     "cdl": Entry(_FCDL, {"model": "cdl"}, "planning with a global graph from conditional mutual information (arXiv 2206.13452)"),
     "nps": Entry(_FCDL, {"model": "nps"}, "planning with neural production systems (arXiv 2103.01937)"),
     "grader": Entry(_FCDL, {"model": "grader"}, "planning with a graph from independence tests (arXiv 2207.09081)"),
+    "ad-dqn": Entry(_FACTORED, {}, "Q-learning with values of single action blocks and a mixer (arXiv 2504.21326)"),
+    "decqn": Entry(_FACTORED, {"mixer": "average", "aug": "off"}, "Q is the mean of a value per action factor (Seyde et al. 2022)"),
+    "dqn": Entry(_FACTORED, {"blocks": "joint", "mixer": "average", "aug": "off"}, "double DQN over joint actions"),
+    "ad-bcq": Entry(_OFFLINE, {}, "the same from a data set, near the policy that made it (arXiv 2504.21326)"),
+    "factored-bcq": Entry(_OFFLINE, {"mixer": "average", "aug": "off"}, "BCQ with a value per action factor (Tang et al. 2022)"),
+    "bcq": Entry(_OFFLINE, {"blocks": "joint", "mixer": "average", "aug": "off"}, "discrete BCQ (Fujimoto et al. 2019)"),
     "dlpa": Entry("causal_jax.algorithms.dlpa", {}, "planning in a learned model with hybrid actions (arXiv 2404.03037)"),
     "ccrl": Entry(
         _DDPG, {"sharing": "ccrl"}, "DDPG learners in worlds that differ share data by what makes them differ (arXiv 2401.18012)"

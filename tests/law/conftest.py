@@ -32,6 +32,11 @@ TINY = {
         "num_steps": 3, "init_steps": 3, "capacity": 20, "batch_size": 16, "horizon": 2, "num_candidates": 4, "num_elites": 2,
         "plan_iterations": 2, "width": 4, "num_hidden": 1, "hidden": (4,), "num_codes": 3, "code_dim": 2,
     },
+    "factored_q": {
+        "num_envs": 2, "num_steps": 2, "init_steps": 4, "capacity": 20, "batch_size": 4, "num_updates": 2, "hidden": (8,),
+        "target_every": 2, "model_hidden": (8,),
+    },
+    "offline_q": {"num_updates": 2, "episodes": 4, "max_steps": 4, "batch_size": 4, "hidden": (8,), "model_hidden": (8,)},
     "dlpa": {
         "width": 4, "horizon": 2, "num_samples": 8, "num_elites": 4, "plan_iterations": 2, "random_episodes": 2, "episode_steps": 3,
         "capacity": 4, "num_updates": 2, "batch_size": 4,
@@ -46,11 +51,15 @@ SMALLER = {  # for a loop in the place of vmap; two of what gets keys, so that a
     "template": {"num_steps": 1},
     "effect_model": {"num_steps": 1, "warmup_steps": 1, "batch_size": 2},
     "fcdl": {"num_steps": 2, "init_steps": 1},
+    "factored_q": {"num_steps": 1, "init_steps": 2, "batch_size": 2},
+    "offline_q": {"batch_size": 2},
     "dlpa": {"num_samples": 4, "num_elites": 2, "batch_size": 2},
     "concurrent_ddpg": {"num_learners": 2, "num_steps": 2, "warmup_steps": 2, "samples": 2, "batch_size": 2},
 }
-ENVS = {  # others play the maze
+ENVS: dict[str, tuple[str, dict[str, Any]]] = {  # others play the maze
     "fcdl": ("chemical-full-fork", {"num_objects": 3, "num_colours": 2}),
+    "factored_q": ("point-mass-3", {}),
+    "offline_q": ("sepsis-sim", {}),
     "dlpa": ("probe-hybrid", {}),
     "concurrent_ddpg": ("autoregressive-hard", {}),
 }
@@ -87,6 +96,10 @@ SLOW = (
     "grader",
     "fcdl-kmeans",
     "fcdl-tree",  # fcdl with another network: make test-slow
+    "dqn",
+    "decqn",
+    "bcq",
+    "factored-bcq",  # other blocks and losses of factored Q-learning
     "ccrl",
     "ddpg-individual",
     "ddpg-naive",
@@ -121,8 +134,9 @@ class Case(NamedTuple):
 
     def member(self, m: int) -> tuple[jax.Array, Any, Any]:
         """(root key, hyper, task) of one member."""
-        task = self.task if self.task_axes is None else self.task._replace(effects=take(self.task.effects, m))
-        return jax.random.key(SEEDS[m]), take(self.run.hyper, m), task
+        axes = self.task_axes or (None,) * len(self.task)
+        fields = (x if axis is None else take(x, m) for x, axis in zip(self.task, axes, strict=True))
+        return jax.random.key(SEEDS[m]), take(self.run.hyper, m), type(self.task)(*fields)
 
 
 def take(tree: Any, m: Any) -> Any:
@@ -145,7 +159,8 @@ def build_case(name: str, smaller: bool = False) -> Case:
     env_id, options = ENVS.get(file, ("maze-n1" if smaller else "maze-n2", {}))
     limit = {} if env_id.startswith("probe") else {"max_steps": (2 if smaller else 3) if file in ENVS else 5}
     env, params = make(env_id, **limit, **options)
-    task, axes = module.Task(params), None
+    own = hasattr(module, "make_task")  # data sets
+    task, axes = module.make_task(env, params, config, SEEDS, True) if own else (module.Task(params), None)
     if getattr(module, "needs_effects", lambda config: False)(config):  # a random model masks as well as a fitted one
         models = build_case("effects", smaller).run.state.effect
         task, axes = module.Task(params, models), module.Task(None, 0)

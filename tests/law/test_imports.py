@@ -13,7 +13,7 @@ RANKS = (  # a module may import modules of its own line and of the lines before
     {"types"},
     {"fields", "parallel"},
     {"spaces", "mdp", "networks", "distributions", "returns", "losses", "optim", "normalize", "statistics"},
-    {"replay", "rollout", "exploration", "planning", "causal", "envs", "episodes", "hybrid_planning", "world_models"},
+    {"replay", "rollout", "planning", "causal", "envs", "datasets", "mimic", "exploration", "episodes", "hybrid_planning", "world_models"},
     {"algorithms"},
     {"hosts", "stderr", "mesh", "engine", "guard", "memory"},
     {"training", "checkpoint", "logs", "history", "plots", "plots_causal", "plots_fcdl", "page", "sweep_file", "sweep_plots"},
