@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causal_jax import gallery_fcdl, gallery_maze, history, plots, rollout, runs, spaces
+from causal_jax import gallery_ccrl, gallery_fcdl, gallery_maze, history, plots, rollout, runs, spaces
 from causal_jax import report as reports
 from causal_jax.envs import (
     chemical_policies,
@@ -88,6 +88,7 @@ def pictures(loaded: runs.Loaded, place: Path, label: str, prefix: str = "") -> 
     """The sections of one run that need its model, for member 0 of the last checkpoint; files are place/<prefix><what>.png|gif."""
     sections = gallery_maze.sections(loaded, place, label, prefix) if gallery_maze.has_mask(loaded) else []
     sections += gallery_fcdl.sections(loaded, place, label, prefix) if gallery_fcdl.has_model(loaded) else []
+    sections += gallery_ccrl.sections(loaded, place, label, prefix) if gallery_ccrl.has_learners(loaded) else []
     if hasattr(loaded.resolved.env, "render"):
         greedy = "sampled" not in getattr(loaded.resolved.module, "EVALUATION_MODES", ("sampled",))
         images, total = episode(loaded, member=0, seed=0, greedy=greedy)

@@ -18,7 +18,7 @@ RANKS = (  # a module may import modules of its own line and of the lines before
     {"hosts", "stderr", "mesh", "engine", "guard", "memory"},
     {"training", "checkpoint", "logs", "history", "plots", "plots_causal", "plots_fcdl", "page", "sweep_file", "sweep_plots"},
     {"settings", "report"},
-    {"runs", "evaluation", "policy", "gallery", "gallery_maze", "gallery_fcdl", "sweep"},
+    {"runs", "evaluation", "policy", "gallery", "gallery_maze", "gallery_fcdl", "gallery_ccrl", "sweep"},
     {"cli"},
     {"__main__"},
 )
