@@ -47,5 +47,7 @@ def draw(theta: Any, value: Any, group: Any, weights: Any, place: Path, prefix: 
         shown = right.imshow(weights, cmap="viridis", vmin=0.0)
         figure.colorbar(shown, ax=right, shrink=0.8)
         right.set(xlabel="whose data", ylabel="learner")
+        right.grid(False)
+        right.locator_params(integer=True)
         right.set_title("Sharing", loc="left")
     return path

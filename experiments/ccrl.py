@@ -150,7 +150,7 @@ def recovery(options: Options) -> None:
 def demo(options: Options) -> None:
     """Three methods and the report that compares them."""
     folders = [train(options, label) for label in options.methods]
-    print(f"report: {gallery.report(folders, Path(options.folder) / f'{options.env}-ccrl')}")
+    print(f"report: {gallery.report(folders, Path(options.folder) / f'{options.env}-learners')}")
 
 
 def main(options: Options) -> None:
