@@ -107,6 +107,12 @@ def context(key: Key, x: jax.Array, y: jax.Array, dim: int) -> jax.Array:
     return posterior(params)[0]
 
 
+def oriented(theta: jax.Array) -> jax.Array:
+    """theta [L, Q] with the sign of each column, which nothing determines, such that its largest entry in size is positive."""
+    largest = jnp.take_along_axis(theta, jnp.argmax(jnp.abs(theta), axis=0)[None], axis=0)
+    return jnp.where(largest < 0, -theta, theta)
+
+
 def extract(name: str, key: Key, x: jax.Array, y: jax.Array, spec: noise_models.Spec, lam: Any = 1.0) -> Extracted:
     """theta of every agent by one of EXTRACTORS. key: consumed. Raises: UserError for another name.
 
@@ -117,7 +123,7 @@ def extract(name: str, key: Key, x: jax.Array, y: jax.Array, spec: noise_models.
     if name == "anm-mm":
         found = noise_models.fit(key, x, y, lam, spec)
         theta = found.theta.reshape(agents, -1, spec.dim).mean(axis=1)
-        return Extracted(theta, noise_models.differ(found, agents, agents * samples))
+        return Extracted(oriented(theta), noise_models.differ(found, agents, agents * samples))
     x = hsic.standardise(x.reshape(-1, dim)).reshape(x.shape)
     y = hsic.standardise(y.reshape(agents * samples, -1)).reshape(y.shape)
     if name == "context":
@@ -128,4 +134,4 @@ def extract(name: str, key: Key, x: jax.Array, y: jax.Array, spec: noise_models.
         theta = noise_models.principal(_pairs(x, y, lingam_pair if name == "lingam" else igci_pair), spec.dim)
     else:
         raise UserError(f"extractor = {name!r}: must be one of {', '.join(EXTRACTORS)}")
-    return Extracted(theta, linear_differ(x, y))
+    return Extracted(oriented(theta), linear_differ(x, y))

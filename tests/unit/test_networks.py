@@ -114,7 +114,7 @@ def test_no_key_is_used_twice() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(UserError, match=r"^activation = 'sin': must be one of tanh, relu, gelu, silu$"):
+    with pytest.raises(UserError, match=r"^activation = 'sin': must be one of tanh, relu, gelu, silu, elu$"):
         networks.mlp(1, [1], 1, "sin")
     with pytest.raises(UserError, match=r"^init = 'he': must be one of orthogonal, torch$"):
         networks.mlp(1, [1], 1, init="he")
