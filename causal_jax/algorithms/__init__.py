@@ -27,6 +27,7 @@ class Entry(NamedTuple):
 
 _PPO = "causal_jax.algorithms.ppo"
 _FCDL = "causal_jax.algorithms.fcdl"
+_HYBRID, _HYAR = "causal_jax.algorithms.hybrid_offpolicy", "causal_jax.algorithms.hyar"
 ALGORITHMS: dict[str, Entry] = {
     "ppo": Entry(_PPO, {}, "proximal policy optimisation (Schulman et al. 2017)"),
     "cee": Entry(_PPO, {"selection": "cee"}, "PPO, redundant actions masked by causal effect (arXiv 2501.14543)"),
@@ -45,6 +46,11 @@ ALGORITHMS: dict[str, Entry] = {
     "nps": Entry(_FCDL, {"model": "nps"}, "planning with neural production systems (arXiv 2103.01937)"),
     "grader": Entry(_FCDL, {"model": "grader"}, "planning with a graph from independence tests (arXiv 2207.09081)"),
     "dlpa": Entry("causal_jax.algorithms.dlpa", {}, "planning in a learned model with hybrid actions (arXiv 2404.03037)"),
+    "pdqn": Entry(_HYBRID, {"method": "pdqn"}, "Q-learning over an actor's parameters of every action (arXiv 1810.06394)"),
+    "paddpg": Entry(_HYBRID, {"method": "paddpg"}, "DDPG over activations and parameters of all actions (arXiv 1511.04143)"),
+    "hhqn": Entry(_HYBRID, {"method": "hhqn"}, "a Q-network picks the action, an actor its parameters (arXiv 1903.04959)"),
+    "hyar-td3": Entry(_HYAR, {"learner": "td3"}, "TD3 in a learned latent space of hybrid actions (arXiv 2109.05490)"),
+    "hyar-ddpg": Entry(_HYAR, {"learner": "ddpg"}, "DDPG in that space"),
     "template": Entry("causal_jax.algorithms.template", {}, "REINFORCE with a baseline, the file to copy"),
 }
 

@@ -36,6 +36,11 @@ TINY = {
         "width": 4, "horizon": 2, "num_samples": 8, "num_elites": 4, "plan_iterations": 2, "random_episodes": 2, "episode_steps": 3,
         "capacity": 4, "num_updates": 2, "batch_size": 4,
     },
+    "hybrid_offpolicy": {"hidden": (8,), "capacity": 12, "batch_size": 4, "random_steps": 4, "num_steps": 2},
+    "hyar": {
+        "hidden": (8,), "capacity": 12, "batch_size": 4, "random_steps": 4, "num_steps": 2, "k_size": 2, "z_size": 2, "width": 8,
+        "pretrain_updates": 2, "retrain_updates": 1, "embed_batch": 4, "bound_rows": 8,
+    },
 }  # fmt: skip
 SMALLER = {  # for a loop in the place of vmap; two of what gets keys, so that a shared key shows
     "ppo": {"num_steps": 1, "num_epochs": 2, "num_minibatches": 1},
@@ -43,8 +48,13 @@ SMALLER = {  # for a loop in the place of vmap; two of what gets keys, so that a
     "effect_model": {"num_steps": 1, "warmup_steps": 1, "batch_size": 2},
     "fcdl": {"num_steps": 2, "init_steps": 1},
     "dlpa": {"num_samples": 4, "num_elites": 2, "batch_size": 2},
+    "hybrid_offpolicy": {"random_steps": 2, "batch_size": 2},
+    "hyar": {"random_steps": 2, "batch_size": 2, "embed_batch": 2, "bound_rows": 2},
 }
-ENVS = {"fcdl": ("chemical-full-fork", {"num_objects": 3, "num_colours": 2}), "dlpa": ("probe-hybrid", {})}  # others play the maze
+ENVS = {
+    "fcdl": ("chemical-full-fork", {"num_objects": 3, "num_colours": 2}),
+    **dict.fromkeys(("dlpa", "hybrid_offpolicy", "hyar"), ("probe-hybrid", {})),
+}  # others play the maze
 CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS, Config fields
     **{name: (name, {}) for name in ALGORITHMS},
     **{
@@ -77,7 +87,10 @@ SLOW = (
     "grader",
     "fcdl-kmeans",
     "fcdl-tree",
-)  # fcdl with another network: make test-slow
+    "paddpg",
+    "hhqn",
+    "hyar-ddpg",
+)  # fcdl with another network, variants of pdqn and hyar: make test-slow
 
 
 @pytest.hookimpl(tryfirst=True)
