@@ -5,7 +5,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: train train-ppo train-cee train-npm train-fcdl test test-slow setup lint typecheck bench notebook lock wheel clean
+.PHONY: train train-ppo train-cee train-npm train-fcdl train-dlpa train-adrl train-ccrl test test-slow setup lint typecheck bench notebook lock wheel clean
 
 train: setup              ## PPO, NPM and CEE on the maze, ends with runs/maze-n6/report.html
 	$(BIN)/python -m experiments.cee demo $(ARGS)
@@ -18,6 +18,15 @@ train-cee: setup          ## CEE on MiniGrid's UnlockPickup, ends with runs/mini
 
 train-fcdl: setup         ## FCDL and NCD on Chemical, ends with runs/chemical-fork/report.html, the graphs drawn per code
 	$(BIN)/python -m experiments.fcdl demo $(ARGS)
+
+train-dlpa: setup         ## DLPA on Platform, ends with runs/platform-dlpa-cpu/report.html and play.gif
+	$(BIN)/python -m experiments.dlpa demo $(ARGS)
+
+train-adrl: setup         ## DQN, DecQN and AD-DQN on the point mass with 9 levels a torque, ends with a report
+	$(BIN)/python -m experiments.adrl demo $(ARGS)
+
+train-ccrl: setup         ## learners in worlds that differ: alone, everyone, CCRL; ends with theta and who learns from whom
+	$(BIN)/python -m experiments.ccrl demo $(ARGS)
 
 test: setup               ## the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)

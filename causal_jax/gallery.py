@@ -16,10 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causal_jax import gallery_fcdl, gallery_maze, history, plots, rollout, runs, spaces
+from causal_jax import gallery_ccrl, gallery_fcdl, gallery_maze, history, plots, rollout, runs, spaces
 from causal_jax import report as reports
-from causal_jax.envs import chemical_policies, magnetic_policies, particle_policies, platform_policies, point_mass_policies, sepsis_policies
+from causal_jax.envs import (
+    chemical_policies,
+    goal_policies,
+    magnetic_policies,
+    particle_policies,
+    platform_policies,
+    point_mass_policies,
+    sepsis_policies,
+)
 from causal_jax.envs.chemical import Chemical
+from causal_jax.envs.goal import Goal
 from causal_jax.envs.magnetic import Magnetic
 from causal_jax.envs.minigrid import Minigrid
 from causal_jax.envs.particle import CatchPoint, HardMove
@@ -35,6 +44,7 @@ CHEMICAL_ROWS = ("idle", "goal9", "persistence_lowest", "persistence_random")
 POLICIES: dict[type, Any] = {  # environment -> (env, params) -> {name: act(key, obs) -> action}, "random" among them
     Magnetic: magnetic_policies.policies,
     Platform: platform_policies.policies,
+    Goal: goal_policies.policies,
     CatchPoint: particle_policies.policies,
     HardMove: particle_policies.policies,
     PointMass: point_mass_policies.policies,
@@ -78,10 +88,12 @@ def pictures(loaded: runs.Loaded, place: Path, label: str, prefix: str = "") -> 
     """The sections of one run that need its model, for member 0 of the last checkpoint; files are place/<prefix><what>.png|gif."""
     sections = gallery_maze.sections(loaded, place, label, prefix) if gallery_maze.has_mask(loaded) else []
     sections += gallery_fcdl.sections(loaded, place, label, prefix) if gallery_fcdl.has_model(loaded) else []
+    sections += gallery_ccrl.sections(loaded, place, label, prefix) if gallery_ccrl.has_learners(loaded) else []
     if hasattr(loaded.resolved.env, "render"):
-        images, total = episode(loaded, member=0, seed=0, greedy=False)
+        greedy = "sampled" not in getattr(loaded.resolved.module, "EVALUATION_MODES", ("sampled",))
+        images, total = episode(loaded, member=0, seed=0, greedy=greedy)
         image = plots.gif(images, place / f"{prefix}policy.gif")
-        text = f"One episode of member 0, actions sampled: return {total:.2f} in {len(images) - 1} steps."
+        text = f"One episode of member 0, actions {'greedy' if greedy else 'sampled'}: return {total:.2f} in {len(images) - 1} steps."
         sections.append(Section(f"The learned policy: {label}", text, [image]))
     return sections
 

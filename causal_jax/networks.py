@@ -19,7 +19,13 @@ import jax.numpy as jnp
 
 from causal_jax.types import Key, Network, Params, UserError
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"tanh": nn.tanh, "relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu}
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "tanh": nn.tanh,
+    "relu": nn.relu,
+    "gelu": nn.gelu,
+    "silu": nn.silu,
+    "elu": nn.elu,
+}
 NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # (filters, kernel, stride), VALID padding
 SMALL = ((16, 3, 1), (32, 3, 1))  # SAME padding: works on a grid of any size
 MIN_NATURE = 36  # pixels: the smallest side that leaves NatureCNN one output cell
@@ -111,7 +117,7 @@ def mlp(
 ) -> Network:
     """A fully connected network: init(key) -> params, apply(params, x [..., in_size]) -> [..., out_size].
 
-    Args: hidden: sizes of the hidden layers, may be empty (then it is linear). activation: tanh, relu, gelu or silu. init:
+    Args: hidden: sizes of the hidden layers, may be empty (then it is linear). activation: tanh, relu, gelu, silu or elu. init:
       "orthogonal" (SB3) or "torch" (PyTorch's default). final_scale: gain of the last layer (a factor on PyTorch's bound under "torch").
     Integer and boolean inputs are cast to float32. Raises UserError on an unknown name. Source: SB3 common/policies.py.
     """
@@ -174,6 +180,26 @@ def torso(obs_shape: Sequence[int], hidden: Sequence[int], out_size: int, **opti
         return jnp.asarray(network.apply(params, obs.reshape(*obs.shape[: obs.ndim - len(shape)], size)))
 
     return Network(network.init, apply)
+
+
+def layer_norm_mlp(in_size: int, hidden: Sequence[int], out_size: int) -> Network:
+    """Linear, layer normalisation, tanh, then an `mlp` with elu: apply(params, x [in_size]) -> [out_size].
+
+    hidden: at least one size. Source: acme's LayerNormMLP (Hoffman et al. 2020), the trunk of DecQN; epsilon 1e-5.
+    """
+    first, rest = mlp(in_size, (), hidden[0], init="torch"), mlp(hidden[0], hidden[1:], out_size, "elu", "torch")
+
+    def init(key: Key) -> Params:
+        key_first, key_rest = jax.random.split(key)
+        norm = {"scale": jnp.ones((hidden[0],)), "bias": jnp.zeros((hidden[0],))}
+        return {"first": first.init(key_first), "norm": norm, "rest": rest.init(key_rest)}
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        x = first.apply(params["first"], x)
+        x = (x - jnp.mean(x)) * jax.lax.rsqrt(jnp.var(x) + 1e-5)
+        return rest.apply(params["rest"], nn.tanh(params["norm"]["scale"] * x + params["norm"]["bias"]))
+
+    return Network(init, apply)
 
 
 def ensemble(network: Network, num: int) -> Network:

@@ -52,6 +52,7 @@ def evaluator(run: Resolved) -> Callable[..., Any] | None:
     modes = getattr(module, "EVALUATION_MODES", ("greedy", "sampled"))
     at_once = module.episodes_at_once(run.config) if hasattr(module, "episodes_at_once") else settings.eval_episodes
     measure = module.measure(run.env, run.env_params, run.config) if hasattr(module, "measure") else None
+    num_seats = module.seats(run.config) if hasattr(module, "seats") else 0
 
     def evaluate(key: jax.Array, state: Any, task: Any) -> Any:
         results = {}
@@ -59,9 +60,9 @@ def evaluator(run: Resolved) -> Callable[..., Any] | None:
         several = jax.tree.map(lambda *x: jnp.stack(x), *worlds.values()) if len(worlds) > 1 else None  # one program for all worlds
         for (suffix, algorithm), mode in itertools.product(algorithms.items(), modes):
             key, key_mode = jax.random.split(key)
-            keys = jax.random.split(key_mode, settings.eval_episodes)
+            keys = jax.random.split(key_mode, (num_seats, settings.eval_episodes) if num_seats else settings.eval_episodes)
 
-            def play(key: jax.Array, env_params: Any, algorithm: Any = algorithm, mode: str = mode) -> rollout.Episode:
+            def play(key: jax.Array, env_params: Any, state: Any = state, algorithm: Any = algorithm, mode: str = mode) -> rollout.Episode:
                 return rollout.evaluate(key, run.env, env_params, rollout.actor(algorithm, state, mode == "greedy"), max_steps)
 
             def play_all(env_params: Any, play: Any = play, keys: jax.Array = keys) -> rollout.Episode:
@@ -69,7 +70,16 @@ def evaluator(run: Resolved) -> Callable[..., Any] | None:
                     return jax.lax.map(functools.partial(play, env_params=env_params), keys, batch_size=at_once)
                 return jax.vmap(play, (0, None))(keys, env_params)
 
-            played = jax.vmap(play_all)(several) if several is not None else jax.tree.map(lambda x: x[None], play_all(task.env_params))
+            def play_seat(keys: jax.Array, i: jax.Array, play: Any = play) -> rollout.Episode:
+                of_seat, world = module.seat(state, i)
+                return jax.vmap(play, (0, None, None))(keys, world, of_seat)
+
+            if num_seats:  # several learners, each in its own world
+                played = jax.tree.map(lambda x: x.reshape(1, -1), jax.vmap(play_seat)(keys, jnp.arange(num_seats)))
+            elif several is not None:
+                played = jax.vmap(play_all)(several)
+            else:
+                played = jax.tree.map(lambda x: x[None], play_all(task.env_params))
             episode = jax.tree.map(lambda x: x.astype(float).mean(axis=1), played)
             for i, world in enumerate(worlds):
                 results[mode + suffix + world] = {
@@ -89,8 +99,13 @@ def own_worlds(env: Any, seeds: Sequence[int]) -> Any:
 
 
 def make_task(run: Resolved, say: Say = print) -> tuple[Any, Any]:
-    """The task of a run and its vmap axes; loads or fits the effect model of phase 1 where the mask needs one."""
+    """The task of a run and its vmap axes: what the algorithm makes of the environment, or its params; loads or fits the effect model of
+
+    phase 1 where the mask needs one."""
     module, settings = run.module, run.settings
+    if hasattr(module, "make_task"):
+        task, axes = module.make_task(run.env, run.env_params, run.config, run.seeds, settings.worlds == "own")
+        return task, axes
     env_params, axis = (own_worlds(run.env, run.seeds), 0) if run.own_worlds else (run.env_params, None)
     if not (hasattr(module, "needs_effects") and module.needs_effects(run.config)):
         return module.Task(env_params), None if axis is None else module.Task(axis)

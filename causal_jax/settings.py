@@ -39,7 +39,7 @@ class Settings:
     env_options: tuple[str, ...] = ()
     """Options of the environment, as name=value."""
     worlds: str = option("own", choices=("own", "shared"))
-    """Environments that draw their world at random (draw_params): own, one for each seed, or one shared by all members."""
+    """Worlds drawn at random (draw_params) and data sets that are generated: own, one for each seed, or one shared by all members."""
     members: int = option(4, low=1)
     """Seeds per combination of swept values; every member trains in the same program."""
     seed: int = option(0, low=0)

@@ -156,7 +156,7 @@ def study(options: Options) -> None:
         rows[label] = {
             **summary(train(options, label)),
             "members": options.members, "steps": options.steps, "effect_steps": options.effect_steps if starts else 0,
-            "command": shlex.join(["python", "-m", "experiments.cee_minigrid", *sys.argv[1:]]),
+            "command": shlex.join(["python", "-m", "experiments.cee_minigrid", *sys.argv[1:]]).replace(f" --folder {options.folder}", ""),
         }  # fmt: skip
         path.write_text(json.dumps(results, indent=1) + "\n")
         print(f"{label}: success {rows[label]['final_success']}, steps to 90% {rows[label]['steps_to_90']}", flush=True)

@@ -8,7 +8,7 @@ mode="definition" (default): the loss of a window counts its steps up to the end
 cross-entropy of "goes on" counts all steps (losses in world_models.py), and an episode that was cut short ends in a step that never was.
 Departures: the memory of the planner is kept apart for training and evaluation; networks and layers that nothing reads are left out; the
 authors' flags without effect (priorities, target network, clipping, least deviation, mixture of policies) are not there.
-The defaults are Platform's; experiments/presets has a file for each of the eight environments.
+The defaults are Platform's; experiments/dlpa.py has the settings of the other environments.
 Reproduce: python -m experiments.dlpa platform; make train-dlpa
 """
 
@@ -176,7 +176,7 @@ def planner(spec: Spec, space: spaces.Hybrid, config: Config) -> Any:
         distribution = proposal_of(space, config, hyper.momentum)
 
         def value(key: Key, plans: Any) -> jax.Array:
-            return world_models.returns(params, spec, None if greedy else key, obs, plans, hyper.gamma)
+            return world_models.returns(params, spec, None if greedy else key, obs, plans, jnp.asarray(hyper.gamma))
 
         weigh = planning.elite(1) if shooting else planning.soft_elite(config.num_elites, hyper.sharpness)
         theta, iterations = planning.plan(key_plan, theta, value, distribution.proposal, weigh, **size)
@@ -262,7 +262,8 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         obs, k, z, reward, steps, ended = jax.vmap(random_episode, (0, None))(jax.random.split(key_data, num), task)
         empty = episodes.init(config.capacity, length, spec.obs_size, spec.num_parameters)
         found = (obs, k, z, reward, steps, ended, starts(steps, ended))
-        buffer = Episodes(*(old.at[:num].set(new) for old, new in zip(empty[:-1], found, strict=True)), jnp.asarray(num, jnp.int32))
+        rows = [old.at[:num].set(new) for old, new in zip(empty[:-1], found, strict=True)]
+        buffer = Episodes._make([*rows, jnp.asarray(num, jnp.int32)])
         return State(params, optim.adam(hyper.lr).init(params), buffer, fresh(key_reset, task), hyper, jnp.zeros((), jnp.int32))
 
     def learn(carry: Any, inputs: Any, hyper: Hyper) -> tuple[Any, Metrics]:
@@ -271,7 +272,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
 
         def total(params: Params) -> tuple[jax.Array, Metrics]:
             steps = world_models.unroll(params, spec, key, window)
-            terms = world_models.losses(spec, steps, window, hyper.rho, config.mode)
+            terms = world_models.losses(spec, steps, window, jnp.asarray(hyper.rho), config.mode)
             loss = hyper.state_weight * terms["state"] + hyper.reward_weight * terms["reward"] + hyper.going_weight * terms["going"]
             return loss / horizon, {"loss": loss, **{f"loss_{name}": x for name, x in terms.items()}}
 

@@ -26,6 +26,8 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
     "sepsis-sim": ("sepsis", "SepsisSim", {}),
     "icu-sepsis": ("icu_sepsis", "ICUSepsis", {}),
     "platform": ("platform", "Platform", {}),
+    "goal": ("goal", "Goal", {}),
+    "hard-goal": ("goal", "Goal", {"hard": True}),
     "catch-point": ("particle", "CatchPoint", {}),
     **{f"hard-move-{n}": ("particle", "HardMove", {"n": n}) for n in range(4, 17, 2)},
     **{
@@ -36,6 +38,12 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
             *(f"gotor3-{target}" for target in ("greykey", "greenbox", "bluekey", "blueball", "purpleball", "redbox")),
         )
     },
+    **{f"autoregressive-{level}": ("autoregressive", "Autoregressive", {"level": level}) for level in ("easy", "hard")},
+    "pendulum-wind": ("pendulum_wind", "PendulumWind", {"sparse": False}),
+    "pendulum-wind-sparse": ("pendulum_wind", "PendulumWind", {"sparse": True}),
+    "cartpole-swingup": ("cartpole_swingup", "CartpoleSwingup", {"reward": "dense"}),
+    "cartpole-swingup-sparse": ("cartpole_swingup", "CartpoleSwingup", {"reward": "sparse"}),
+    "cartpole-swingup-seeds": ("cartpole_swingup", "CartpoleSwingup", {"reward": "seeds"}),
     "probe-value": ("probes", "ProbeValue", {}),
     "probe-credit": ("probes", "ProbeCredit", {}),
     "probe-policy": ("probes", "ProbePolicy", {}),
@@ -46,8 +54,10 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
     "probe-hybrid": ("probes", "ProbeHybrid", {}),
     "probe-box": ("probes", "ProbeBox", {}),
 }
+FAMILIES = {"maze": "maze-n1 .. maze-n10", "hard-move": "hard-move-4, hard-move-6, .. hard-move-16"}  # beginning of a name -> the names
 ADAPTERS = {
     "gymnax": "a gymnax 1.0 environment, e.g. gymnax:CartPole-v1",
+    "minatar": "a MinAtar game as a flat vector, e.g. minatar:breakout or alias:minatar:breakout",
     "brax": "a brax environment, e.g. brax:ant",
     "navix": "a navix task, e.g. navix:Navix-DoorKey-8x8-v0",
     "alias": "any environment with Discrete actions and copies of them, e.g. alias:minigrid-unlockpickup",
@@ -75,6 +85,8 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
     prefix, colon, name = id.partition(":")
     if colon and prefix == "gymnax":
         return _module("adapters").make_gymnax(name, **options)
+    if colon and prefix == "minatar":
+        return _module("adapters").make_minatar(name, **options)
     if colon and prefix == "alias":
         return _alias(name, options)
     if colon and prefix in ("brax", "navix"):
@@ -82,8 +94,13 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
     elif id in ENVS:
         module, cls, fixed = ENVS[id]
     else:
-        known = ["maze-n{1..10}", *(name for name in ENVS if not name.startswith("maze")), *(f"{prefix}:<name>" for prefix in ADAPTERS)]
-        raise UserError(f"env = {id!r}: {'must be maze-n1 .. maze-n10' if id.startswith('maze') else suggest(id, known)}")
+        for family, members in FAMILIES.items():
+            if id.startswith(family):
+                raise UserError(f"env = {id!r}: must be {members}")
+        others = [name for name in ENVS if not name.startswith(tuple(FAMILIES))]
+        raise UserError(
+            f"env = {id!r}: {suggest(id, ['maze-n{1..10}', 'hard-move-{4,6..16}', *others, *(f'{p}:<name>' for p in ADAPTERS)])}"
+        )
     kind = getattr(_module(module), cls)
     known = [f.name for f in dataclasses.fields(kind) if f.name not in fixed]
     for option, value in options.items():

@@ -132,6 +132,39 @@ def make_gymnax(name: str, **options: float) -> tuple[Gymnax, Any]:
     return env, params
 
 
+@dataclasses.dataclass(frozen=True)
+class Minatar(Gymnax):
+    """gymnax's MinAtar with its [10, 10, channels] of flags as one vector, which is what the networks here read."""
+
+    def reset_env(self, key: Key, params: Any) -> tuple[Obs, Any]:
+        """See `Environment.reset_env`."""
+        obs, state = super().reset_env(key, params)
+        return jnp.asarray(obs, jnp.float32).reshape(-1), state
+
+    def step_env(self, key: Key, state: Any, action: Action, params: Any) -> tuple[Obs, Any, jax.Array, jax.Array, dict[str, Any]]:
+        """See `Environment.step_env`."""
+        obs, *rest = super().step_env(key, state, action, params)
+        return jnp.asarray(obs, jnp.float32).reshape(-1), *rest
+
+    def observation_space(self, params: Any) -> Box:
+        """float [100 channels], 0 or 1."""
+        return Box(0.0, 1.0, (math.prod(self.env.observation_space(params).shape),))
+
+
+def make_minatar(name: str, **options: float) -> tuple[Minatar, Any]:
+    """`minatar:<game>` (`alias:minatar:<game>` with aliased actions); options of `make_gymnax`.
+
+    Raises: UserError for an unknown game.
+    """
+    import gymnax
+
+    games = {full.removesuffix("-MinAtar").lower(): full for full in gymnax.registered_envs if full.endswith("-MinAtar")}
+    if name not in games:
+        raise UserError(f"env = 'minatar:{name}': {suggest(name, sorted(games))}")
+    env, params = make_gymnax(games[name], **options)
+    return Minatar(env.env), params
+
+
 @struct.dataclass
 class BraxState:
     """`brax`: brax's own state; `t` int32 []: steps taken."""

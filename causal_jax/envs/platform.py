@@ -8,7 +8,7 @@ Kept from that program, since results hang on it: an enemy on its turning point 
 half moves, both are deadly; whatever meets a platform loses its speed along x, so a jump that lands ends at rest; the end of the
 world is where the last platform begins to leave the player's feet.
 Departures: float32 (float64 where the state is); the limit of 200 steps is a truncation.
-Returns (4,096 episodes): uniformly random play 0.154, the policy of `platform_policies` 0.998.
+Returns (8,192 episodes): uniformly random play 0.154, the policy of `platform_policies` 0.997.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def _substep(s: PlatformState, k: Any, raw: Any, jump: jax.Array, draws: jax.Arr
     e1 = _enemy(s.enemy1_x, s.enemy1_dx, *PLATFORMS[0], draws[1])
     e2 = _enemy(s.enemy2_x, s.enemy2_dx, *PLATFORMS[1], draws[1])
     x, y, vx, vy = _collide(jnp.clip(x + vx * DT, 0.0, END), y + vy * DT, vx * DECAY, vy)
-    return s.replace(
-        player_x=x, player_y=y, player_vx=vx, player_vy=vy,
+    return dataclasses.replace(
+        s, player_x=x, player_y=y, player_vx=vx, player_vy=vy,
         enemy1_x=jnp.where(second, s.enemy1_x, e1[0]), enemy1_dx=jnp.where(second, s.enemy1_dx, e1[1]),
         enemy2_x=jnp.where(second, e2[0], s.enemy2_x), enemy2_dx=jnp.where(second, e2[1], s.enemy2_dx),
     )  # fmt: skip
@@ -147,7 +147,7 @@ def _prepare(state: PlatformState, action: Action) -> tuple[PlatformState, jax.A
     raw = jnp.clip(high * (jnp.asarray(action[1], jnp.float32)[0] + 1) / 2, 0.0, high).astype(dtype)
     elapsed = jnp.asarray(state.elapsed)
     state = jax.tree.map(lambda x: jnp.asarray(x, dtype), state)
-    return state.replace(elapsed=elapsed), k, raw
+    return dataclasses.replace(state, elapsed=elapsed), k, raw
 
 
 def _platform(x: Any) -> Any:
@@ -166,7 +166,7 @@ def observe(s: PlatformState) -> jax.Array:
 
 
 def features(obs: jax.Array) -> jax.Array:
-    """float [9], pixels, of an observation: x, vx, x and dx of the enemy of the player's half, width of the platform, width of the next, the
+    """float [9], pixels, of an observation: x, vx, x and dx of the enemy of the player's half, widths of this platform and the next, the
     gap between, where the platform begins, difference in height (always 0). The platform: the last that begins left of the player.
     """
     return (obs + 1) / 2 * SCALE - SHIFT
@@ -197,7 +197,7 @@ class Platform(Environment):
     def reset_env(self, key: Key, params: PlatformParams) -> tuple[jax.Array, PlatformState]:
         """The start, always the same: (obs, state). The key is not needed."""
         f = [jnp.float32(x) for x in (0.0, HEIGHT, 0.0, 0.0, 230.0, -ENEMY_SPEED, 730.0, -ENEMY_SPEED)]
-        state = PlatformState(*f, elapsed=jnp.zeros((), jnp.int32))
+        state = PlatformState(*[*f, jnp.zeros((), jnp.int32)])
         return observe(state), state
 
     def step_env(
@@ -227,7 +227,7 @@ class Platform(Environment):
 
         go = (start, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
         end, substeps, _ = jax.lax.while_loop(lambda carry: ~carry[2] & (carry[1] < MAX_SUBSTEPS), body, go)
-        end = end.replace(elapsed=start.elapsed + 1)
+        end = dataclasses.replace(end, elapsed=start.elapsed + 1)
         fell, met, success = _dead(end)
         now = _platform(end.player_x)
         landed = jnp.where(now == _platform(start.player_x), 1, 1 + now)

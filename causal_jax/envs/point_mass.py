@@ -108,6 +108,11 @@ class PointMass(Environment):
         """The two torques: x affects {x, vx}, y affects {y, vy}."""
         return Blocks.of((self.levels,) * 2, self.noop)
 
+    @property
+    def owner(self) -> tuple[int, ...]:
+        """The torque that moves each observed variable; none where both do (the hard task)."""
+        return () if self.hard else (0, 1, 0, 1)
+
     def action_space(self, params: PointMassParams) -> Factored:
         """One level per axis."""
         return Factored((self.levels, self.levels))

@@ -62,6 +62,8 @@ class Sizes:
     """Environments of the scaling curve."""
     actuators: tuple[int, ...] = (4, 6, 8)
     """Mazes on which the mask's cost is measured."""
+    mask_batch: int = 256
+    """States whose masks are wanted at once."""
     sweep_trials: int = 24
     """Trials of the sweep, and as many command line runs beside it; each contestant is measured once."""
     sweep_steps: int = 20_000
@@ -74,6 +76,8 @@ class Sizes:
     """Dynamics model: hidden layers."""
     batch_size: int = 256
     """Dynamics model: windows of an update."""
+    plans: int = 1000
+    """DLPA: plans of an iteration."""
 
     @property
     def config(self) -> ppo.Config:

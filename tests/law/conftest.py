@@ -32,6 +32,11 @@ TINY = {
         "num_steps": 3, "init_steps": 3, "capacity": 20, "batch_size": 16, "horizon": 2, "num_candidates": 4, "num_elites": 2,
         "plan_iterations": 2, "width": 4, "num_hidden": 1, "hidden": (4,), "num_codes": 3, "code_dim": 2,
     },
+    "factored_q": {
+        "num_envs": 2, "num_steps": 2, "init_steps": 4, "capacity": 20, "batch_size": 4, "num_updates": 2, "hidden": (8,),
+        "target_every": 2, "model_hidden": (8,),
+    },
+    "offline_q": {"num_updates": 2, "episodes": 4, "max_steps": 4, "batch_size": 4, "hidden": (8,), "model_hidden": (8,)},
     "dlpa": {
         "width": 4, "horizon": 2, "num_samples": 8, "num_elites": 4, "plan_iterations": 2, "random_episodes": 2, "episode_steps": 3,
         "capacity": 4, "num_updates": 2, "batch_size": 4,
@@ -41,20 +46,30 @@ TINY = {
         "hidden": (8,), "capacity": 12, "batch_size": 4, "random_steps": 4, "num_steps": 2, "k_size": 2, "z_size": 2, "width": 8,
         "pretrain_updates": 2, "retrain_updates": 1, "embed_batch": 4, "bound_rows": 8,
     },
+    "concurrent_ddpg": {
+        "num_learners": 3, "num_steps": 3, "warmup_steps": 4, "samples": 3, "batch_size": 4, "capacity": 16, "hidden": (4,), "restarts": 2,
+        "fit_steps": 2, "num_components": 2,
+    },
 }  # fmt: skip
 SMALLER = {  # for a loop in the place of vmap; two of what gets keys, so that a shared key shows
     "ppo": {"num_steps": 1, "num_epochs": 2, "num_minibatches": 1},
     "template": {"num_steps": 1},
     "effect_model": {"num_steps": 1, "warmup_steps": 1, "batch_size": 2},
     "fcdl": {"num_steps": 2, "init_steps": 1},
+    "factored_q": {"num_steps": 1, "init_steps": 2, "batch_size": 2},
+    "offline_q": {"batch_size": 2},
     "dlpa": {"num_samples": 4, "num_elites": 2, "batch_size": 2},
     "hybrid_offpolicy": {"random_steps": 2, "batch_size": 2},
     "hyar": {"random_steps": 2, "batch_size": 2, "embed_batch": 2, "bound_rows": 2},
+    "concurrent_ddpg": {"num_learners": 2, "num_steps": 2, "warmup_steps": 2, "samples": 2, "batch_size": 2},
 }
-ENVS = {
+ENVS: dict[str, tuple[str, dict[str, Any]]] = {  # others play the maze
     "fcdl": ("chemical-full-fork", {"num_objects": 3, "num_colours": 2}),
+    "factored_q": ("point-mass-3", {}),
+    "offline_q": ("sepsis-sim", {}),
     **dict.fromkeys(("dlpa", "hybrid_offpolicy", "hyar"), ("probe-hybrid", {})),
-}  # others play the maze
+    "concurrent_ddpg": ("autoregressive-hard", {}),
+}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS, Config fields
     **{name: (name, {}) for name in ALGORITHMS},
     **{
@@ -69,6 +84,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS,
     "fcdl-offline": ("fcdl", {"schedule": "offline", "sparsity": "target", "ema": False, "label": "yes"}),
     "fcdl-kmeans": ("fcdl", {"schedule": "offline", "contexts": "kmeans"}),
     "fcdl-tree": ("fcdl", {"schedule": "offline", "contexts": "tree", "num_codes": 4}),
+    "ccrl-every": ("ccrl", {"refresh": "every"}),
     "effects-authors": ("effects", {"mode": "authors", "n_per_inverse": 2, "n_warmup": 2}),
 }
 
@@ -86,11 +102,20 @@ SLOW = (
     "nps",
     "grader",
     "fcdl-kmeans",
-    "fcdl-tree",
+    "fcdl-tree",  # fcdl with another network: make test-slow
     "paddpg",
     "hhqn",
-    "hyar-ddpg",
-)  # fcdl with another network, variants of pdqn and hyar: make test-slow
+    "hyar-ddpg",  # variants of pdqn and hyar-td3
+    "dqn",
+    "decqn",
+    "bcq",
+    "factored-bcq",  # other blocks and losses of factored Q-learning
+    "ccrl",
+    "ddpg-individual",
+    "ddpg-naive",
+    "ddpg-oracle",
+    "ddpg-shuffled",
+)  # ccrl-every and seed-sampling run every line of theirs
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -119,8 +144,9 @@ class Case(NamedTuple):
 
     def member(self, m: int) -> tuple[jax.Array, Any, Any]:
         """(root key, hyper, task) of one member."""
-        task = self.task if self.task_axes is None else self.task._replace(effects=take(self.task.effects, m))
-        return jax.random.key(SEEDS[m]), take(self.run.hyper, m), task
+        axes = self.task_axes or (None,) * len(self.task)
+        fields = (x if axis is None else take(x, m) for x, axis in zip(self.task, axes, strict=True))
+        return jax.random.key(SEEDS[m]), take(self.run.hyper, m), type(self.task)(*fields)
 
 
 def take(tree: Any, m: Any) -> Any:
@@ -143,7 +169,8 @@ def build_case(name: str, smaller: bool = False) -> Case:
     env_id, options = ENVS.get(file, ("maze-n1" if smaller else "maze-n2", {}))
     limit = {} if env_id.startswith("probe") else {"max_steps": (2 if smaller else 3) if file in ENVS else 5}
     env, params = make(env_id, **limit, **options)
-    task, axes = module.Task(params), None
+    own = hasattr(module, "make_task")  # data sets
+    task, axes = module.make_task(env, params, config, SEEDS, True) if own else (module.Task(params), None)
     if getattr(module, "needs_effects", lambda config: False)(config):  # a random model masks as well as a fitted one
         models = build_case("effects", smaller).run.state.effect
         task, axes = module.Task(params, models), module.Task(None, 0)

@@ -52,7 +52,8 @@ def test_a_population_equals_a_loop_over_its_members(law: ModuleType, case: Any)
 
 def test_members_differ_and_do_not_depend_on_their_place(law: ModuleType, case: Any) -> None:
     flip = jnp.asarray([1, 0])
-    task = case.task if case.task_axes is None else case.task._replace(effects=law.take(case.task.effects, flip))
+    axes = case.task_axes or [None] * len(case.task)  # what members share, and what each has of its own
+    task = type(case.task)(*[x if axis is None else law.take(x, flip) for x, axis in zip(case.task, axes, strict=True)])
     fresh = case.run._replace(key=case.run.key[flip], state=law.take(case.run.state, flip), hyper=law.take(case.run.hyper, flip))
     run, _ = law.advance(case._replace(task=task), law.copy(fresh), law.NUM_UPDATES)
     straight = law.reference(case.name)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 import time
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from causal_jax.types import Algorithm, UserError
-from experiments.benchmarks import dynamics, measure, sweeps
+from experiments.benchmarks import dynamics, hybrid, measure, sweeps
 from experiments.benchmarks.__main__ import Options, run
 from experiments.benchmarks.speed import Sizes, env_rate
 
@@ -181,3 +182,23 @@ def test_environments_alone_are_told_by_the_clock_and_by_cpu_time(monkeypatch):
     assert asked[2:] == [("magnetic", 2, {"physics": "mjx"}), ("magnetic", 2, {"physics": "closed"})]
     assert [row["median"] for row in told["rows"]] == [1e5] * 4 + [2 * 3 / 0.5] * 4
     assert [ratio["met"] for ratio in told["ratios"]] == [False, False, True]
+
+
+def test_figures_of_planning_are_per_step_and_per_plan(monkeypatch):
+    monkeypatch.setattr(hybrid, "plan_seconds", lambda sizes, env: lambda: {"platform": 0.04, "hard-move-10": 0.08}[env])
+    monkeypatch.setattr(
+        hybrid, "step_seconds", lambda sizes, members, updates, **fields: lambda: 0.02 * members if fields else 0.1 * members
+    )
+    monkeypatch.setattr(hybrid, "with_cpu_time", lambda contestants: (contestants, {label: [3.0, 3.0] for label in contestants}))
+    told = hybrid.planning(TINY)
+    medians = {row["label"]: row["median"] for row in told["rows"]}
+    assert medians["a plan, platform"] == 0.04
+    assert medians["25 updates, CPU time"] == 3.0
+    assert medians["20,000 episodes of hard-move-10"] == pytest.approx(20_000 * (26 * 4 + 25 * 3 + 2.25) * 4 / 1e6)
+    assert [ratio["met"] for ratio in told["ratios"]] == [True, False, True, False, True]
+
+
+def test_a_real_plan_and_a_real_step_take_time():
+    few = dataclasses.replace(TINY, plans=2)
+    assert hybrid.plan_seconds(few, "hard-move-4")() > 0
+    assert hybrid.step_seconds(few, 2, 1, random_episodes=1)() > 0

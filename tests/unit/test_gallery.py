@@ -127,6 +127,14 @@ def test_references_of_magnetic_are_its_scripted_policies():
     assert rows["idle"]["success"] < 0.1 < rows["chase"]["success"]
 
 
+def test_references_of_hybrid_environments_are_their_scripted_policies():
+    env, params = make("hard-move-4")
+    rows = gallery.references([loaded(SimpleNamespace(env="hard-move-4", env_options=(), eval_steps=0), env, params)])
+    assert list(rows) == ["random", "straight"]
+    assert rows["random"]["success"] < 0.2 < 0.7 < rows["straight"]["success"]
+    assert {type(make(name)[0]) for name in ("magnetic", "platform", "catch-point", "hard-move-16")} <= set(gallery.POLICIES)
+
+
 def test_play_writes_the_whole_episode(cee_run, cee_loaded):
     images, total = gallery.episode(cee_loaded, member=1, seed=3, greedy=False)
     assert images[0].shape == (200, 200, 3)

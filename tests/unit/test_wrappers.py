@@ -95,3 +95,21 @@ def test_one_line_per_mistake(name, options, told, monkeypatch):
         make(name, **options)
     assert str(error.value).startswith(told or "env = 'nothing': unknown")
     assert "\n" not in str(error.value)
+
+
+def test_minatar_is_gymnax_flat_and_takes_aliases():
+    env, params = make("alias:minatar:breakout", m=4, max_steps=7)
+    inner, _ = make("gymnax:Breakout-MinAtar")
+    assert env.action_space(params).n == 4 * 3
+    assert env.observation_space(params).shape == (400,)
+    assert int(params.max_steps_in_episode) == 7
+    key = jax.random.key(2)
+    obs, state = env.reset(key, params)
+    raw, raw_state = inner.reset(key, params)
+    np.testing.assert_array_equal(obs, np.asarray(raw, np.float32).reshape(-1))
+    obs, _, reward, *_ = env.step_env(key, state, jnp.asarray(4), params)
+    raw, _, raw_reward, *_ = inner.step_env(key, raw_state, jnp.asarray(1), params)
+    np.testing.assert_array_equal(obs, np.asarray(raw, np.float32).reshape(-1))
+    assert float(reward) == float(raw_reward)
+    with pytest.raises(UserError, match="env = 'minatar:brakout'.*breakout"):
+        make("minatar:brakout")

@@ -1,0 +1,91 @@
+"""DLPA: a plan on Platform and on Hard Move 10, an update, 5 members in one program against one, the memory of the episodes; environments.
+
+Every figure stands beside the CPU time that it took, of all threads: on a shared machine the clock also counts the waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from causal_jax import memory, spaces
+from causal_jax.algorithms import dlpa
+from causal_jax.envs import make
+from experiments.benchmarks.dynamics import seconds_of
+from experiments.benchmarks.measure import Ratio, Row, alternate, summary, with_cpu_time
+from experiments.benchmarks.speed import Sizes, env_rate
+from experiments.dlpa import BENCHMARKS
+
+MEMBERS = 5
+PLATFORM, MOVE = "platform", "hard-move-10"
+RATES = {"platform": 5e4, "catch-point": 5e6, "hard-move-4": 5e6}  # steps/s: the targets
+
+
+def config_of(sizes: Sizes, env: str, **fields: Any) -> dlpa.Config:
+    """The settings of an environment at these sizes."""
+    size = {"width": min(64, sizes.width), "num_samples": sizes.plans, "num_elites": max(1, sizes.plans // 10)}
+    return dlpa.Config(**{**BENCHMARKS[env][0], **size, **fields})
+
+
+def plan_seconds(sizes: Sizes, env_id: str) -> Callable[[], float]:
+    """A measurement: seconds of one plan of the untrained model, drawn as in training."""
+    env, params = make(env_id)
+    config = config_of(sizes, env_id)
+    algorithm, hyper, task = dlpa.build(env, params, config), dlpa.Hyper(), dlpa.Task(params)
+    state = jax.jit(algorithm.init)(jax.random.key(0), hyper, task)
+    plan = dlpa.planner(dlpa.model_spec(env, params, config), spaces.from_gymnax(env.action_space(params)), config)
+
+    def one(key: jax.Array, state: dlpa.State) -> Any:
+        return plan(key, state.params, state.hyper, state.running.obs, state.running.theta, False)[0]
+
+    return seconds_of(one, (state,), sizes.updates)
+
+
+def step_seconds(sizes: Sizes, members: int, updates: int, **fields: Any) -> Callable[[], float]:
+    """A measurement: seconds of a step of all members on Platform, with `updates` updates."""
+    env, params = make(PLATFORM)
+    algorithm = dlpa.build(env, params, config_of(sizes, PLATFORM, num_updates=updates, **fields))
+    hyper, task = dlpa.Hyper(), dlpa.Task(params)
+    states = jax.jit(jax.vmap(lambda key: algorithm.init(key, hyper, task)))(jax.random.split(jax.random.key(0), members))
+
+    def step(key: jax.Array, states: dlpa.State) -> Any:
+        return jax.vmap(lambda key, state: algorithm.step(key, state, hyper, task))(jax.random.split(key, members), states)
+
+    return seconds_of(step, (states,), sizes.updates)
+
+
+def planning(sizes: Sizes) -> dict[str, Any]:
+    """One plan (6 x 1000; H=10 masking on Platform, H=5 parallel on Hard Move 10), one update (B=64), a step of 5 members against one."""
+    updates = dlpa.Config.num_updates
+    few = {"num_samples": 2, "num_elites": 1, "plan_iterations": 1}  # hardly any planning
+    contestants = {
+        "a plan, platform": plan_seconds(sizes, PLATFORM),
+        "a plan, hard-move-10": plan_seconds(sizes, MOVE),
+        "25 updates": step_seconds(sizes, 1, updates, **few),
+        "a step of 1 member": step_seconds(sizes, 1, updates),
+        f"a step of {MEMBERS} members": step_seconds(sizes, MEMBERS, updates),
+    }
+    timed, cpu = with_cpu_time(contestants)
+    rows = [Row(label, "s", values) for label, values in alternate(timed, sizes.rounds).items()]
+    rows += [Row(f"{label}, CPU time", "s", [x / sizes.updates for x in seconds]) for label, seconds in cpu.items()]
+    env, params = make(MOVE)
+    algorithm = dlpa.build(env, params, dlpa.Config(**BENCHMARKS[MOVE][0], capacity=20_000))
+    state = jax.eval_shape(algorithm.init, jax.random.key(0), dlpa.Hyper(), dlpa.Task(params))
+    rows.append(Row("20,000 episodes of hard-move-10", "MB", [memory.size_of(state.buffer) / 1e6]))
+    targets = (("a plan, platform", 45e-3), ("a plan, hard-move-10", 40e-3), ("25 updates", updates * 2e-3))
+    ratios = [Ratio(f"{label} / {seconds:g} s", label, seconds, "<= 1") for label, seconds in targets]
+    ratios += [
+        Ratio(f"{MEMBERS} members / 1", f"a step of {MEMBERS} members", "a step of 1 member", "<= 4.5"),
+        Ratio("20,000 episodes / 200 MB", "20,000 episodes of hard-move-10", 200.0, "<= 1"),
+    ]
+    return summary(rows, ratios)
+
+
+def environments(sizes: Sizes) -> dict[str, Any]:
+    """Platform, Catch Point and Hard Move 4 alone (1024 in parallel), random actions and auto-reset: steps/s."""
+    contestants, cpu = with_cpu_time({name: env_rate(name, sizes) for name in RATES})
+    rows = [Row(label, "steps/s", values) for label, values in alternate(contestants, sizes.rounds).items()]
+    rows += [Row(f"{label}, by CPU time", "steps/s", [sizes.env_steps * sizes.parallel / x for x in cpu[label]]) for label in cpu]
+    return summary(rows, [Ratio(f"{name} / {rate:g} steps/s", name, rate, ">= 1") for name, rate in RATES.items()])

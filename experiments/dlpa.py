@@ -1,0 +1,172 @@
+"""DLPA (arXiv 2404.03037) on its benchmarks: learning curves and a final table beside the published numbers.
+
+    python -m experiments.dlpa demo                 # what `make train-dlpa` does: two members on Platform and their report
+    python -m experiments.dlpa study                # preset cpu, 5 members: experiments/results/dlpa_<environment>.json and a curve
+    python -m experiments.dlpa study --preset gpu   # longer runs, evaluation in parallel
+    python -m experiments.dlpa table                # the results as markdown
+
+Structure, horizon and reward networks are the authors' for each environment; theirs are not known for Catch Point (see BENCHMARKS).
+Budgets are environment steps after the 50 random episodes, 25 updates each. A CPU step (plan and updates) took 50 to 100 ms on one core.
+Published: DLPA's scores as an independent reproduction quotes them, mean and spread; the authors' only public curve is Platform's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from causal_jax import gallery, history, make, plots, rollout, statistics
+from causal_jax.algorithms import dlpa
+from causal_jax.cli import configure
+from causal_jax.envs import particle_policies
+from causal_jax.envs.particle import CatchPoint, HardMove
+from causal_jax.runs import time_limit, train_run
+from causal_jax.settings import Settings, resolve
+from experiments.fcdl import command
+
+RESULTS = Path(__file__).parent / "results"
+SEQUENTIAL = {"structure": "sequential", "horizon": 8, "reward": "linear"}
+MOVE = {"structure": "parallel", "horizon": 5, "reward": "linear", "reward_nets": 2, "bounded": False}
+BENCHMARKS: dict[str, tuple[dict[str, Any], int, int]] = {  # environment -> (Config fields, steps on a CPU, on a GPU)
+    "platform": ({}, 1000, 5000),
+    "catch-point": ({**SEQUENTIAL, "reward_nets": 2, "bounded": False}, 3000, 20_000),
+    "hard-move-4": (MOVE, 3000, 20_000),
+    "hard-move-6": (MOVE, 3000, 20_000),
+    "hard-move-8": (MOVE, 3000, 30_000),
+    "hard-move-10": (MOVE, 1000, 40_000),
+}
+PUBLISHED = {  # mean and spread
+    "platform": (0.92, 0.05), "catch-point": (7.56, 4.86), "hard-move-4": (6.29, 5.74), "hard-move-6": (8.48, 5.45),
+    "hard-move-8": (7.80, 6.27), "hard-move-10": (6.35, 9.97),
+}  # fmt: skip
+AUTHORS_CURVE = {"steps": [0, 250, 500, 750, 1000], "return": [0.292, 0.418, 0.915, 0.782, 0.982]}  # Platform, one seed
+REFERENCE_EPISODES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to train, and how much."""
+
+    what: tyro.conf.Positional[Literal["demo", "study", "table"]]
+    """demo: Platform and its report; study: learning curves and results; table: the results as markdown."""
+    preset: Literal["cpu", "gpu"] = "cpu"
+    """The budget, and how many evaluated episodes are planned for at once (1, 64)."""
+    envs: tuple[str, ...] = ()
+    """Environments; default platform (demo), all (study)."""
+    members: int = 0
+    """Seeds; default 2 (demo), 5 (study)."""
+    steps: int = 0
+    """Environment steps of a member after the random episodes; default 500 (demo), the preset's (study)."""
+    evaluations: int = 0
+    """Evaluations spread over a run; default 2 (demo), 4 (study)."""
+    episodes: int = 0
+    """Episodes per evaluation and member; default 20 (demo), 50 (study)."""
+    folder: str = "runs"
+    """Where the run folders go."""
+
+
+def train(options: Options, env: str) -> Path:
+    """DLPA on one environment; returns its run folder."""
+    fields, cpu, gpu = BENCHMARKS[env]
+    small = options.what == "demo"
+    settings = Settings(
+        algorithm="dlpa", env=env, members=options.members or (2 if small else 5),
+        folder=options.folder, name=f"{env}-dlpa-{options.preset}",
+        steps=options.steps or (500 if small else cpu if options.preset == "cpu" else gpu),
+        evaluations=options.evaluations or (2 if small else 4), eval_episodes=options.episodes or (20 if small else 50),
+    )  # fmt: skip
+    config = dlpa.Config(**fields, episodes_at_once=1 if options.preset == "cpu" else 64)
+    return train_run(resolve(settings, config), resume=True)
+
+
+def references(env_id: str) -> dict[str, dict[str, float]]:
+    """What needs no learning, means over 1,000 episodes: policy -> {"return", "length", "success"}."""
+    env, params = make(env_id)
+    space = env.action_space(params)
+    acts = particle_policies.policies(env, params) if isinstance(env, CatchPoint | HardMove) else {}
+    acts = {"random": lambda key, obs: space.sample(key)} | acts
+    found = {}
+    for name, act in acts.items():
+        play = jax.jit(jax.vmap(lambda key, act=act: rollout.evaluate(key, env, params, act, time_limit(params))))
+        played = play(jax.random.split(jax.random.key(1), REFERENCE_EPISODES))
+        values = {"return": played.total, "length": played.length, "success": played.success}
+        found[name] = {quantity: round(float(np.mean(x)), 3) for quantity, x in values.items()}
+    return found
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """The curve of every member, the mean and deviation over members of the last and of each member's best evaluation, and the time."""
+    run = history.load_run(folder)
+    curves = {name: run.curve(f"eval.greedy.{name}") for name in ("return", "length", "success")}
+    steps, returns = curves["return"]
+    final, best = returns[:, -1], returns.max(axis=1)
+    return {
+        "final": {"mean": round(float(final.mean()), 3), "std": round(float(final.std()), 3), "members": np.round(final, 3).tolist()},
+        "best": {"mean": round(float(best.mean()), 3), "std": round(float(best.std()), 3), "members": np.round(best, 3).tolist()},
+        "steps": np.asarray(steps).tolist(),
+        "curves": {name: np.round(values, 3).tolist() for name, (_, values) in curves.items()},
+        "seconds": run.info.get("seconds"),
+    }
+
+
+def draw(env: str, row: dict[str, Any], references: dict[str, Any], path: Path) -> None:
+    """The members' mean with its interval, the references, the published score and on Platform the authors' curve."""
+    levels = {name: values["return"] for name, values in references.items()} | {"published": PUBLISHED[env][0]}
+    lines: dict[str, Any] = {
+        "DLPA": {"steps": row["steps"], "estimate": statistics.curve_interval(row["curves"]["return"], statistics.mean)}
+    }
+    if env == "platform":
+        values = AUTHORS_CURVE["return"]
+        lines["authors, one seed"] = {"steps": AUTHORS_CURVE["steps"], "estimate": (values, values, values), "band": False}
+    plots.curves([(f"{env}: return", lines, levels)], path)
+
+
+def study(options: Options, envs: tuple[str, ...]) -> None:
+    """Every environment; its results file is written when its run is over."""
+    RESULTS.mkdir(exist_ok=True)
+    for env in envs:
+        row = {"published": PUBLISHED[env], "references": references(env), **summary(train(options, env)), "command": command("dlpa")}
+        name = f"dlpa_{env.replace('-', '_')}" + ("" if options.preset == "cpu" else "_gpu")
+        (RESULTS / f"{name}.json").write_text(json.dumps(row) + "\n")
+        draw(env, row, row["references"], RESULTS / f"{name}.png")
+
+
+def table() -> str:
+    """The results files as markdown: mean +- standard deviation over members."""
+    lines = ["| environment | steps | DLPA | published | random | scripted | train s |", "|" + "---|" * 7]
+    for env in BENCHMARKS:
+        for suffix in ("", "_gpu"):
+            path = RESULTS / f"dlpa_{env.replace('-', '_')}{suffix}.json"
+            if not path.exists():
+                continue
+            row = json.loads(path.read_text())
+            known = [f"{row['references'][name]['return']:.2f}" if name in row["references"] else "" for name in ("random", "straight")]
+            found, published = "{mean:.2f} ± {std:.2f}".format(**row["final"]), "{:.2f} ± {:.2f}".format(*row["published"])
+            cells = (env, f"{row['steps'][-1]:,.0f}", found, published, *known, f"{row['seconds']['train']:,.0f}")
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(options: Options) -> None:
+    """Fill in the defaults and run."""
+    if options.what == "table":
+        print(table())
+    elif options.what == "study":
+        study(options, options.envs or tuple(BENCHMARKS))
+    else:
+        for env in options.envs or ("platform",):
+            folder = train(options, env)
+            print(f"report: {gallery.report([folder])}")
+            if hasattr(make(env)[0], "render"):
+                print(f"an episode: {gallery.play(folder)}")
+
+
+if __name__ == "__main__":
+    configure()
+    main(tyro.cli(Annotated[Options, tyro.conf.arg(name="")]))

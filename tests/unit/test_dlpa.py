@@ -1,0 +1,103 @@
+"""DLPA: what its config refuses, what a step stores, how it plays; learning itself is in tests/slow."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from causal_jax import make
+from causal_jax.algorithms import dlpa
+from causal_jax.types import UserError
+
+TINY = dlpa.Config(
+    width=4, horizon=2, num_samples=16, num_elites=4, plan_iterations=2, random_episodes=3, episode_steps=4, capacity=6, num_updates=1,
+    batch_size=4,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_elites": 17}, "num_elites = 17: must be at most num_samples = 16"),
+        ({"horizon": 4}, "episode_steps = 4: must be more than the steps of a training window, 4"),
+        ({"capacity": 3}, "capacity = 3: must be more than random_episodes = 3"),
+        ({"structure": "deep"}, "structure = 'deep'"),
+    ],
+)
+def test_config_errors(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        dlpa.build(*make("platform"), dataclasses.replace(TINY, **fields))
+
+
+def test_needs_hybrid_actions() -> None:
+    with pytest.raises(UserError, match="dlpa needs hybrid actions"):
+        dlpa.build(*make("maze-n2"), TINY)
+
+
+@pytest.fixture(scope="module")
+def run() -> tuple[dlpa.State, list[dlpa.State], list[dict[str, np.ndarray]]]:
+    """(initial state, states after 1 .. 9 steps, their metrics) on Hard Move with a cut of every 4 steps."""
+    env, params = make("hard-move-4")
+    algorithm = dlpa.build(env, params, dataclasses.replace(TINY, structure="sequential", reward="linear", reward_nets=2, bounded=False))
+    hyper, task = dlpa.Hyper(), dlpa.Task(params)
+    state = jax.jit(algorithm.init)(jax.random.key(0), hyper, task)
+    first, states, rows, step = state, [], [], jax.jit(algorithm.step)
+    for t in range(9):
+        state, metrics = step(jax.random.key(100 + t), state, hyper, task)
+        states.append(jax.device_get(state))
+        rows.append(jax.device_get(metrics))
+    return jax.device_get(first), states, rows
+
+
+def test_random_episodes_fill_the_first_slots(run: tuple) -> None:
+    buffer = run[0].buffer
+    assert buffer.head == 3
+    assert buffer.length.tolist()[3:] == [0, 0, 0]
+    for length, ended, starts in zip(buffer.length[:3], buffer.terminated[:3], buffer.starts[:3], strict=True):
+        assert length == 4 or ended
+        assert starts == min(length, 2)
+    written = np.arange(4) < buffer.length[:3, None]
+    assert np.unique(np.abs(buffer.z[:3, :, 0][written])).size == written.sum()  # no draw twice
+    assert (np.abs(buffer.z) <= 1).all()
+    assert (buffer.k < 16).all()
+
+
+def test_an_episode_is_learned_from_once_it_is_over(run: tuple) -> None:
+    _, states, rows = run
+    head = [int(state.buffer.head) for state in states]
+    ended = [not np.isnan(row["episode_return"]) for row in rows]
+    assert [(b - a) % 6 for a, b in zip([3, *head[:-1]], head, strict=True)] == ended
+    assert sum(ended) >= 2  # 9 steps, at most 4 of an episode
+    assert all(state.buffer.starts[h] == 0 for state, h in zip(states, head, strict=True))  # the running one is not ready
+    assert all(state.running.t == 0 for state, e in zip(states, ended, strict=True) if e)
+
+
+def test_a_warm_start_is_forgotten_with_the_episode(run: tuple) -> None:
+    _, states, rows = run
+    for state, row in zip(states, rows, strict=True):
+        probs = state.running.theta.probs
+        np.testing.assert_allclose(probs.sum(axis=1), 1.0, rtol=1e-5)
+        np.testing.assert_allclose(probs[-1], 1 / 16, rtol=1e-6)  # the step that is new
+        assert (np.ptp(probs[0]) == 0) == (not np.isnan(row["episode_return"]))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"proposal": "joint"}, {"proposal": "sampled"}, {"proposal": "uniform"}, {"mode": "authors", "break_every": 3}]
+)
+def test_ablations_run(fields: dict[str, object]) -> None:
+    """One step of each; its plan lies in the environment's space."""
+    env, params = make("probe-hybrid")
+    algorithm = dlpa.build(env, params, dataclasses.replace(TINY, structure="parallel", loss_horizon=1, **fields))
+    hyper, task = dlpa.Hyper(), dlpa.Task(params)
+
+    def both(key: jax.Array) -> tuple[object, dict[str, jax.Array]]:
+        state, metrics = algorithm.step(key, algorithm.init(key, hyper, task), hyper, task)
+        return algorithm.act(key, state, jnp.ones(3), True), metrics
+
+    (k, z), metrics = jax.jit(both)(jax.random.key(0))
+    assert 0 <= int(k) < 3
+    assert z.shape == (2,)
+    assert float(jnp.abs(z).max()) <= 1.0
+    assert all(np.isfinite(metrics[name]) for name in ("loss", "loss_state", "loss_reward", "loss_going", "plan_return"))
