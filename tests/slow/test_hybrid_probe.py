@@ -16,9 +16,7 @@ LATENT: dict[str, Any] = {"width": 32, "k_size": 3, "z_size": 3, "pretrain_updat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "accuracy"), [("pdqn", 0.3), ("paddpg", 0.35), ("hhqn", 0.3), ("hyar-td3", 0.5), ("hyar-ddpg", 0.5)]
-)
+@pytest.mark.parametrize(("name", "accuracy"), [("pdqn", 0.3), ("paddpg", 0.35), ("hhqn", 0.3), ("hyar-td3", 0.5), ("hyar-ddpg", 0.5)])
 def test_the_right_choice_and_its_parameters(name: str, accuracy: float) -> None:
     """Rewards are flat near the answer: a parameter off by 0.3 costs 2%. HyAR plays what its auto-encoder can write."""
     module, (env, params) = algorithm_module(name), make("probe-hybrid")
