@@ -25,6 +25,8 @@ CONTRACT = {  # name -> options; limits are short so that episodes end within th
     "chemical-full-chain-drift": {"max_steps": 4, "num_objects": 4, "level": 2},
     "magnetic": {"max_steps": 4, "physics": "closed"},
     "platform": {"max_steps": 4},
+    "goal": {"max_steps": 4},
+    "hard-goal": {"max_steps": 4},
     "catch-point": {"max_steps": 4},
     "hard-move-6": {"max_steps": 4},
     "point-mass-9": {"max_steps": 4},
