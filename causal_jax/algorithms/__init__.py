@@ -30,6 +30,7 @@ class Entry(NamedTuple):
 
 _PPO = "causal_jax.algorithms.ppo"
 _FCDL = "causal_jax.algorithms.fcdl"
+_HYBRID, _HYAR = "causal_jax.algorithms.hybrid_offpolicy", "causal_jax.algorithms.hyar"
 _FACTORED = "causal_jax.algorithms.factored_q"
 _OFFLINE = "causal_jax.algorithms.offline_q"
 _DDPG = "causal_jax.algorithms.concurrent_ddpg"
@@ -58,6 +59,11 @@ ALGORITHMS: dict[str, Entry] = {
     "factored-bcq": Entry(_OFFLINE, {"mixer": "average", "aug": "off"}, "BCQ with a value per action factor (Tang et al. 2022)"),
     "bcq": Entry(_OFFLINE, {"blocks": "joint", "mixer": "average", "aug": "off"}, "discrete BCQ (Fujimoto et al. 2019)"),
     "dlpa": Entry("causal_jax.algorithms.dlpa", {}, "planning in a learned model with hybrid actions (arXiv 2404.03037)"),
+    "pdqn": Entry(_HYBRID, {"method": "pdqn"}, "Q-learning over an actor's parameters of every action (arXiv 1810.06394)"),
+    "paddpg": Entry(_HYBRID, {"method": "paddpg"}, "DDPG over activations and parameters of all actions (arXiv 1511.04143)"),
+    "hhqn": Entry(_HYBRID, {"method": "hhqn"}, "a Q-network picks the action, an actor its parameters (arXiv 1903.04959)"),
+    "hyar-td3": Entry(_HYAR, {"learner": "td3"}, "TD3 in a learned latent space of hybrid actions (arXiv 2109.05490)"),
+    "hyar-ddpg": Entry(_HYAR, {"learner": "ddpg"}, "DDPG in that space"),
     "ccrl": Entry(
         _DDPG, {"sharing": "ccrl"}, "DDPG learners in worlds that differ share data by what makes them differ (arXiv 2401.18012)"
     ),

@@ -41,6 +41,11 @@ TINY = {
         "width": 4, "horizon": 2, "num_samples": 8, "num_elites": 4, "plan_iterations": 2, "random_episodes": 2, "episode_steps": 3,
         "capacity": 4, "num_updates": 2, "batch_size": 4,
     },
+    "hybrid_offpolicy": {"hidden": (8,), "capacity": 12, "batch_size": 4, "random_steps": 4, "num_steps": 2},
+    "hyar": {
+        "hidden": (8,), "capacity": 12, "batch_size": 4, "random_steps": 4, "num_steps": 2, "k_size": 2, "z_size": 2, "width": 8,
+        "pretrain_updates": 2, "retrain_updates": 1, "embed_batch": 4, "bound_rows": 8,
+    },
     "concurrent_ddpg": {
         "num_learners": 3, "num_steps": 3, "warmup_steps": 4, "samples": 3, "batch_size": 4, "capacity": 16, "hidden": (4,), "restarts": 2,
         "fit_steps": 2, "num_components": 2,
@@ -54,13 +59,15 @@ SMALLER = {  # for a loop in the place of vmap; two of what gets keys, so that a
     "factored_q": {"num_steps": 1, "init_steps": 2, "batch_size": 2},
     "offline_q": {"batch_size": 2},
     "dlpa": {"num_samples": 4, "num_elites": 2, "batch_size": 2},
+    "hybrid_offpolicy": {"random_steps": 2, "batch_size": 2},
+    "hyar": {"random_steps": 2, "batch_size": 2, "embed_batch": 2, "bound_rows": 2},
     "concurrent_ddpg": {"num_learners": 2, "num_steps": 2, "warmup_steps": 2, "samples": 2, "batch_size": 2},
 }
 ENVS: dict[str, tuple[str, dict[str, Any]]] = {  # others play the maze
     "fcdl": ("chemical-full-fork", {"num_objects": 3, "num_colours": 2}),
     "factored_q": ("point-mass-3", {}),
     "offline_q": ("sepsis-sim", {}),
-    "dlpa": ("probe-hybrid", {}),
+    **dict.fromkeys(("dlpa", "hybrid_offpolicy", "hyar"), ("probe-hybrid", {})),
     "concurrent_ddpg": ("autoregressive-hard", {}),
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS, Config fields
@@ -96,6 +103,9 @@ SLOW = (
     "grader",
     "fcdl-kmeans",
     "fcdl-tree",  # fcdl with another network: make test-slow
+    "paddpg",
+    "hhqn",
+    "hyar-ddpg",  # variants of pdqn and hyar-td3
     "dqn",
     "decqn",
     "bcq",

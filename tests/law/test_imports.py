@@ -13,7 +13,8 @@ RANKS = (  # a module may import modules of its own line and of the lines before
     {"types"},
     {"fields", "parallel"},
     {"spaces", "mdp", "networks", "distributions", "returns", "losses", "optim", "normalize", "statistics"},
-    {"replay", "rollout", "planning", "causal", "envs", "datasets", "mimic", "exploration", "episodes", "hybrid_planning", "world_models"},
+    {"replay", "rollout", "planning", "causal", "envs", "datasets", "mimic", "exploration", "episodes", "hybrid_planning", "world_models",
+     "off_policy", "hybrid_embedding"},
     {"algorithms"},
     {"hosts", "stderr", "mesh", "engine", "guard", "memory"},
     {"training", "checkpoint", "logs", "history", "plots", "plots_causal", "plots_fcdl", "page", "sweep_file", "sweep_plots"},
@@ -21,7 +22,7 @@ RANKS = (  # a module may import modules of its own line and of the lines before
     {"runs", "evaluation", "policy", "gallery", "gallery_maze", "gallery_fcdl", "gallery_ccrl", "sweep"},
     {"cli"},
     {"__main__"},
-)
+)  # fmt: skip
 RANK = {name: i for i, names in enumerate(RANKS) for name in names}
 ONE_FILE = {"flax.linen": "networks.py", "distrax": "distributions.py", "orbax": "checkpoint.py", "mujoco": "envs/magnetic_mjx.py"}
 NEVER_ON_TOP = {"gymnax", "brax", "navix", "mujoco", "matplotlib", "wandb", "seaborn", "gymnasium", "PIL", "optuna", "yaml"}
