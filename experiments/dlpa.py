@@ -24,8 +24,6 @@ import tyro
 from causal_jax import gallery, history, make, plots, rollout, statistics
 from causal_jax.algorithms import dlpa
 from causal_jax.cli import configure
-from causal_jax.envs import particle_policies
-from causal_jax.envs.particle import CatchPoint, HardMove
 from causal_jax.runs import time_limit, train_run
 from causal_jax.settings import Settings, resolve
 from experiments.fcdl import command
@@ -35,6 +33,8 @@ SEQUENTIAL = {"structure": "sequential", "horizon": 8, "reward": "linear"}
 MOVE = {"structure": "parallel", "horizon": 5, "reward": "linear", "reward_nets": 2, "bounded": False}
 BENCHMARKS: dict[str, tuple[dict[str, Any], int, int]] = {  # environment -> (Config fields, steps on a CPU, on a GPU)
     "platform": ({}, 1000, 5000),
+    "goal": (SEQUENTIAL, 1000, 20_000),
+    "hard-goal": (SEQUENTIAL, 1000, 20_000),
     "catch-point": ({**SEQUENTIAL, "reward_nets": 2, "bounded": False}, 3000, 20_000),
     "hard-move-4": (MOVE, 3000, 20_000),
     "hard-move-6": (MOVE, 3000, 20_000),
@@ -42,8 +42,8 @@ BENCHMARKS: dict[str, tuple[dict[str, Any], int, int]] = {  # environment -> (Co
     "hard-move-10": (MOVE, 1000, 40_000),
 }
 PUBLISHED = {  # mean and spread
-    "platform": (0.92, 0.05), "catch-point": (7.56, 4.86), "hard-move-4": (6.29, 5.74), "hard-move-6": (8.48, 5.45),
-    "hard-move-8": (7.80, 6.27), "hard-move-10": (6.35, 9.97),
+    "platform": (0.92, 0.05), "goal": (28.75, 6.91), "hard-goal": (28.38, 2.88), "catch-point": (7.56, 4.86),
+    "hard-move-4": (6.29, 5.74), "hard-move-6": (8.48, 5.45), "hard-move-8": (7.80, 6.27), "hard-move-10": (6.35, 9.97),
 }  # fmt: skip
 AUTHORS_CURVE = {"steps": [0, 250, 500, 750, 1000], "return": [0.292, 0.418, 0.915, 0.782, 0.982]}  # Platform, one seed
 REFERENCE_EPISODES = 1000
@@ -88,11 +88,8 @@ def train(options: Options, env: str) -> Path:
 def references(env_id: str) -> dict[str, dict[str, float]]:
     """What needs no learning, means over 1,000 episodes: policy -> {"return", "length", "success"}."""
     env, params = make(env_id)
-    space = env.action_space(params)
-    acts = particle_policies.policies(env, params) if isinstance(env, CatchPoint | HardMove) else {}
-    acts = {"random": lambda key, obs: space.sample(key)} | acts
     found = {}
-    for name, act in acts.items():
+    for name, act in gallery.POLICIES[type(env)](env, params).items():
         play = jax.jit(jax.vmap(lambda key, act=act: rollout.evaluate(key, env, params, act, time_limit(params))))
         played = play(jax.random.split(jax.random.key(1), REFERENCE_EPISODES))
         values = {"return": played.total, "length": played.length, "success": played.success}
@@ -146,7 +143,7 @@ def table() -> str:
             if not path.exists():
                 continue
             row = json.loads(path.read_text())
-            known = [f"{row['references'][name]['return']:.2f}" if name in row["references"] else "" for name in ("random", "straight")]
+            known = [f"{policy['return']:.2f}" for policy in row["references"].values()]
             found, published = "{mean:.2f} ± {std:.2f}".format(**row["final"]), "{:.2f} ± {:.2f}".format(*row["published"])
             cells = (env, f"{row['steps'][-1]:,.0f}", found, published, *known, f"{row['seconds']['train']:,.0f}")
             lines.append("| " + " | ".join(cells) + " |")

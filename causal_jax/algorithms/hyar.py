@@ -5,10 +5,10 @@ output is noised, rescaled to the bounds of the space, decoded into (k, z). Ever
 new bounds; before the critics learn from a stored step, its latent action is checked, and made anew where it no longer means the step.
 learner = td3: two critics, the smaller target, smoothed target actions, an actor every second update (Fujimoto et al. 2018). ddpg: none
 of these.
-Settings from the paper: 5,000 random episodes (here random_steps; about 2 steps each on Platform), c = 96% of the space, 6 + 6
-components, beta; from the authors' code: batch 128, noise from 1.0 to 0.1 over 1,000 episodes, tau 0.005, weights of the loss. The length
-of pretraining and of retraining is ours. Departures: the bound on embeddings is the range of the table (see `constraint`); their code
-bounds the policy's output by inverting gradients, here by the paper's tanh.
+Settings that others report of the paper and its code: 5,000 random episodes (here random_steps; about 2 steps each on Platform), c = 96% of
+the space, batch 128, noise from 1.0 to 0.1 over 1,000 episodes, tau 0.005, weights of the loss. The paper's appendix was not at hand: step
+sizes, 6 + 6 components, beta and the length of pretraining and of retraining are ours. Departures: the bound on embeddings is the range of
+the table (see `constraint`); their code bounds the policy's output by inverting gradients, here by the paper's tanh.
 Many actions: with K = 1024 a step stores 12 numbers more than k and z, and the largest work is [batch, K] distances to the table.
 Reproduce: python -m experiments.dlpa_rivals
 """
@@ -70,9 +70,9 @@ class Hyper(off_policy.Hyper):
     """Floats that may be searched: every one is a leaf that vmaps."""
 
     lr: float = option(3e-4, low=0.0)
-    """Adam's step size of the critics (the paper's for TD3; 1e-3 for DDPG)."""
+    """Adam's step size of the critics."""
     actor_lr: float = option(3e-4, low=0.0)
-    """Adam's step size of the actor (1e-4 for DDPG)."""
+    """Adam's step size of the actor."""
     tau: float = option(5e-3, above=0.0, high=1.0)
     """Share of the critics that moves into their targets in an update."""
     actor_tau: float = option(5e-3, above=0.0, high=1.0)

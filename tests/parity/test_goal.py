@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from causal_jax.envs import goal, make
+from causal_jax import rollout
+from causal_jax.envs import goal, goal_policies, make
 from causal_jax.envs.goal_physics import Counts
 
 DATA = Path(__file__).parents[1] / "data" / "pamdp"
@@ -85,3 +86,13 @@ def test_variants_and_limits() -> None:
     picture = env.render(jax.device_get(state), params)
     assert picture.dtype == np.uint8
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 8  # grass, line, net, two runners, their faces, the ball
+
+
+@pytest.mark.parametrize("name", ["goal", "hard-goal"])
+def test_the_scripted_policy_scores(name: str) -> None:
+    """12.9 +- 0.5 over 4,096 episodes, 40% goals; random play -8.1 and -7.5, one goal in 2,000."""
+    env, params = make(name)
+    act = goal_policies.policies(env, params)["scripted"]
+    played = jax.jit(jax.vmap(lambda key: rollout.evaluate(key, env, params, act, 100)))(jax.random.split(jax.random.key(0), 256))
+    assert 0.25 < jnp.mean(played.success) < 0.55
+    assert 4.0 < jnp.mean(played.total) < 22.0
