@@ -3,7 +3,8 @@
 Four networks, one each for the next state, the reward of a step that goes on, the reward of a step that ends, and the logits of
 (ends, goes on). All but the first read the PREDICTED next state, with k and z. Each gives a mean and a log deviation for every output;
 where there is a key, a normal is drawn from them, and that draw is trained with squared errors and cross-entropy (authors' world_model.py).
-Three structures (paper's names): `parallel` reads s, k and z at once; `masking` has outputs for every k and keeps those of the chosen one;
+Three structures (paper's names): `parallel` reads s, k and z at once; `masking` has outputs for every k and keeps those of the chosen one
+(its second hidden layer is K times as wide, or with `shared` as wide as the first, like in the authors' first commit and Platform curve);
 `sequential` reads s and k first, z in the second layer. Unlike the paper's R(r | s, k, z), and like the authors' code, reward and end
 see the next state, not s. Left out: a second reward network nobody reads, and layers of `sequential` that no output depends on.
 Ours: code="bits" shows k by its binary digits instead of one-hot, for thousands of actions.
@@ -32,7 +33,8 @@ CLAMP = 1e4  # largest loss term of a sample
 class Spec(NamedTuple):
     """Sizes: obs_size S, num_actions K, num_parameters Z, hidden width. bounded: states are squashed into [-1, 1] by tanh; reward: linear,
 
-    or "unit", squashed into [0, 1]; two_rewards: steps that end have a reward network of their own; code: how k is shown.
+    or "unit", squashed into [0, 1]; two_rewards: steps that end have a reward network of their own; code: how k is shown; shared:
+    with `masking`, all actions share the second hidden layer.
     """
 
     obs_size: int
@@ -44,6 +46,7 @@ class Spec(NamedTuple):
     reward: str = "linear"
     two_rewards: bool = False
     code: str = "one-hot"
+    shared: bool = False
 
     @property
     def heads(self) -> dict[str, int]:
@@ -91,7 +94,7 @@ def init_head(key: Key, spec: Spec, outputs: int) -> Params:
     copies = spec.num_actions if spec.structure == "masking" else 1
     inputs = {"parallel": (spec.obs_size + spec.code_size + spec.num_parameters, 0), "masking": (spec.obs_size + spec.num_parameters, 0),
               "sequential": (spec.obs_size + spec.code_size, spec.num_parameters)}[spec.structure]  # fmt: skip
-    width, second = spec.width, spec.width * copies
+    width, second = spec.width, spec.width * (1 if spec.shared else copies)
     return {
         "first": _linear(keys[0], inputs[0], width, width**-0.5),
         "second": _linear(keys[1], width + inputs[1], second, second**-0.5),

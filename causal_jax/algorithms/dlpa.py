@@ -15,6 +15,7 @@ Reproduce: python -m experiments.dlpa platform; make train-dlpa
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +45,8 @@ class Config:
     """How they see k: one-hot, or by its binary digits (ours, for thousands of actions; not for masking, which does not read k)."""
     width: int = option(64, low=1)
     """Width of their hidden layers."""
+    shared: bool = False
+    """Masking's second hidden layer is as wide as the first (the authors' first commit), not K times (their last)."""
     bounded: bool = True
     """Predicted states are squashed into [-1, 1]; for environments whose observations stay there."""
     reward: str = option("unit", choices=world_models.REWARDS)
@@ -151,7 +154,7 @@ def model_spec(env: Env, env_params: Any, config: Config) -> Spec:
         raise UserError(f"env = {type(env).__name__}: dlpa needs hybrid actions (a choice with parameters), such as platform's")
     return Spec(
         spaces.flat_size(env.observation_space(env_params)), space.n, space.num_parameters, config.structure, config.width,
-        config.bounded, config.reward, config.reward_nets == 2, config.code,
+        config.bounded, config.reward, config.reward_nets == 2, config.code, config.shared,
     )  # fmt: skip
 
 
@@ -164,8 +167,16 @@ def proposal_of(space: spaces.Hybrid, config: Config, momentum: Any) -> HybridPr
     return hybrid_planning.table(space, config.horizon, momentum, config.least_std, config.proposal == "joint")
 
 
-def planner(spec: Spec, space: spaces.Hybrid, config: Config) -> Any:
-    """(key, params, hyper, obs [S], theta, greedy) -> (action in the unit box, theta of the next step, planning.Iterations)."""
+def imagined(spec: Spec) -> Callable[..., jax.Array]:
+    """What the learned model says plans are worth, for `planner`: world_models.returns."""
+    return lambda params, key, obs, plans, gamma: world_models.returns(params, spec, key, obs, plans, gamma)
+
+
+def planner(returns: Callable[..., jax.Array], space: spaces.Hybrid, config: Config) -> Any:
+    """(key, params, hyper, obs, theta, greedy) -> (action in the unit box, theta of the next step, planning.Iterations).
+
+    returns: (params, key or None for means, obs, plans, gamma) -> [P], what plans from obs are worth; `imagined` or any other model.
+    """
     shooting = config.proposal == "uniform"
     size = {"iterations": 1, "samples": config.num_samples * config.plan_iterations} if shooting else {
         "iterations": config.plan_iterations, "samples": config.num_samples,
@@ -176,7 +187,7 @@ def planner(spec: Spec, space: spaces.Hybrid, config: Config) -> Any:
         distribution = proposal_of(space, config, hyper.momentum)
 
         def value(key: Key, plans: Any) -> jax.Array:
-            return world_models.returns(params, spec, None if greedy else key, obs, plans, jnp.asarray(hyper.gamma))
+            return returns(params, None if greedy else key, obs, plans, jnp.asarray(hyper.gamma))
 
         weigh = planning.elite(1) if shooting else planning.soft_elite(config.num_elites, hyper.sharpness)
         theta, iterations = planning.plan(key_plan, theta, value, distribution.proposal, weigh, **size)
@@ -199,6 +210,8 @@ def _check(config: Config) -> None:
     horizon = config.loss_horizon or config.horizon
     if horizon >= config.episode_steps:
         raise UserError(f"episode_steps = {config.episode_steps}: must be more than the steps of a training window, {horizon}")
+    if config.shared and config.structure != "masking":
+        raise UserError(f"shared = True: only for structure = masking, not {config.structure}")
     if config.capacity <= config.random_episodes:
         raise UserError(f"capacity = {config.capacity}: must be more than random_episodes = {config.random_episodes}")
 
@@ -209,7 +222,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     spec = model_spec(env, env_params, config)
     space: Any = spaces.from_gymnax(env.action_space(env_params))
     unit = spaces.Hybrid(space.sizes)  # plans and networks have z in [-1, 1]
-    plan = planner(spec, unit, config)
+    plan = planner(imagined(spec), unit, config)
     length, horizon = config.episode_steps, config.loss_horizon or config.horizon
     in_unit = np.all(np.asarray(space.low) == -1.0) and np.all(np.asarray(space.high) == 1.0)
 

@@ -35,7 +35,7 @@ def plan_seconds(sizes: Sizes, env_id: str) -> Callable[[], float]:
     config = config_of(sizes, env_id)
     algorithm, hyper, task = dlpa.build(env, params, config), dlpa.Hyper(), dlpa.Task(params)
     state = jax.jit(algorithm.init)(jax.random.key(0), hyper, task)
-    plan = dlpa.planner(dlpa.model_spec(env, params, config), spaces.from_gymnax(env.action_space(params)), config)
+    plan = dlpa.planner(dlpa.imagined(dlpa.model_spec(env, params, config)), spaces.from_gymnax(env.action_space(params)), config)
 
     def one(key: jax.Array, state: dlpa.State) -> Any:
         return plan(key, state.params, state.hyper, state.running.obs, state.running.theta, False)[0]

@@ -21,6 +21,7 @@ def count(tree: object) -> int:
     ("spec", "unused", "counts"),
     [
         (PLATFORM, 0, (23_606, 14_342, 15_500)),
+        (PLATFORM._replace(shared=True), 0, (8374, 5254, 5644)),  # 10 -> 64 -> 64 -> 2 * 27, the network of the authors' Platform curve
         (wm.Spec(17, 3, 2, "sequential"), 5504, (13_346, 11_266, 11_396)),  # the authors count two layers that no output depends on
         (wm.Spec(4, 16, 1), 0, (6088, 5698, 5828)),
         (wm.Spec(4, 256, 1), 0, (21_448, 21_058, 21_188)),
