@@ -54,7 +54,7 @@ class Options:
     """Labels of the methods."""
     members: int = 5
     """Seeds."""
-    steps: int = 200_000
+    steps: int = 100_000
     """Environment steps of a member, the same for every method."""
     effect_steps: int = 100_000
     """Environment steps of phase 1, which NPM and CEE share; they pay nothing for it in `steps`."""

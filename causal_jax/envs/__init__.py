@@ -60,6 +60,8 @@ ADAPTERS = {
     "minatar": "a MinAtar game as a flat vector, e.g. minatar:breakout or alias:minatar:breakout",
     "brax": "a brax environment, e.g. brax:ant",
     "navix": "a navix task, e.g. navix:Navix-DoorKey-8x8-v0",
+    "ale": "an Atari game (extra `atari`), one member a run, e.g. ale:breakout",
+    "jaxtari": "an Atari game in JAX, where jaxtari and its sprites are installed, e.g. jaxtari:pong",
     "alias": "any environment with Discrete actions and copies of them, e.g. alias:minigrid-unlockpickup",
 }
 
@@ -91,6 +93,8 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
         return _alias(name, options)
     if colon and prefix in ("brax", "navix"):
         module, cls, fixed = "adapters", prefix.capitalize(), {"name": name}
+    elif colon and prefix in ("ale", "jaxtari"):
+        module, cls, fixed = "atari", prefix.capitalize(), {"name": name}
     elif id in ENVS:
         module, cls, fixed = ENVS[id]
     else:
