@@ -36,6 +36,7 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
             *("unlockpickup", "gotolocal", "putnextlocal"),
             *(f"gotodooropenr2-{target}" for target in ("redball", "greenball", "blueball", "greykey", "greenbox")),
             *(f"gotor3-{target}" for target in ("greykey", "greenbox", "bluekey", "blueball", "purpleball", "redbox")),
+            "keycorridors3r3",
         )
     },
     **{f"autoregressive-{level}": ("autoregressive", "Autoregressive", {"level": level}) for level in ("easy", "hard")},

@@ -1,7 +1,7 @@
 """MiniGrid and BabyAI tasks of CEE (arXiv 2501.14543) and NPM (arXiv 2312.06258): seven actions, of which most do nothing most of the time.
 
 Tasks: `minigrid-unlockpickup` (fetch the key, open the door, drop the key, pick the box up), `-gotolocal`, `-putnextlocal`,
-`-gotodooropenr2-<object>` and `-gotor3-<object>` (face the object). Success pays 1 - 0.9 t / max_steps and ends the episode; nothing else
+`-gotodooropenr2-<object>` and `-gotor3-<object>` (face the object), `-keycorridors3r3` (fetch the ball from behind the locked door). Success pays 1 - 0.9 t / max_steps and ends the episode; nothing else
 pays, unless `bonus` says so. Each has one fixed layout, as published (`layout="random"` draws one per episode).
 Files: minigrid_physics (codes, actions), _layouts, _views (symbolic vector, 7 x 7 view), _picture (RGB, renderer).
 

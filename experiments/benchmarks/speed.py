@@ -253,6 +253,16 @@ def minigrid(sizes: Sizes) -> dict[str, Any]:
     return {**summary(rows, ratios), "peer": peer.told["versions"]}
 
 
+def minigrid_shared(sizes: Sizes) -> dict[str, Any]:
+    """KeyCorridorS3R3, the task that MiniGrid here and navix both have, random starts, every observation (symbolic) computed."""
+    ours, navix = "minigrid-keycorridors3r3", "navix:Navix-KeyCorridorS3R3-v0"
+    contestants = {ours: env_rate(ours, sizes, observe=True, layout="random")}
+    with peers.peer("grids", {"envs": (navix,), "parallel": sizes.parallel, "env_steps": sizes.env_steps}) as peer:
+        contestants[navix] = peer.contestant(env=navix)
+        rows = rates(contestants, sizes)
+    return {**summary(rows, [Ratio(f"{ours} / {navix}", ours, navix, ">= 2")]), "peer": peer.told["versions"]}
+
+
 def members(sizes: Sizes) -> dict[str, Any]:
     """What 8 members cost beside 1: seconds per update over seconds per update."""
     many = f"{sizes.members} members"

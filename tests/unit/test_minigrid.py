@@ -91,7 +91,11 @@ def test_kept_sets():
 
 @pytest.mark.parametrize(
     ("task", "length", "reward"),
-    [("gotolocal", 8, 0.8875), pytest.param("putnextlocal", 12, 0.915625, marks=pytest.mark.slow)],
+    [
+        ("gotolocal", 8, 0.8875),
+        pytest.param("putnextlocal", 12, 0.915625, marks=pytest.mark.slow),
+        pytest.param("keycorridors3r3", 23, 1 - 0.9 * 23 / 270, marks=pytest.mark.slow),
+    ],
 )
 def test_shortest_solutions_that_move_one_object(task, length, reward):
     """Breadth first over the few steps that are needed, by the physics themselves."""
@@ -214,4 +218,4 @@ def test_observations_and_the_render():
 
 def test_every_task_of_the_sheet_has_a_name():
     assert [name for name in list_envs() if name.startswith("minigrid")] == [f"minigrid-{task}" for task in layouts.layouts()]
-    assert len(layouts.layouts()) == 14
+    assert len(layouts.layouts()) == 15
