@@ -4,9 +4,9 @@
     python -m experiments.cee_atari train --frames 40000000                    # all ten, the authors' 10 million steps each: needs a GPU
     python -m experiments.cee_atari table                                      # the results as markdown
 
-Needs the extra `atari`. Hyperparameters are those of the authors' PPO_Atari.yaml without its bonus for novelty; a step is 4 frames (envs/atari.py).
-The five games that their code names, and five more. Only PPO can be trained: the effect model of phase 1 (algorithms/effect_model.py)
-reads vectors, not pictures, so that CEE and NPM say that they need vector observations; aliased MinAtar stands in (experiments/cee_minatar.py).
+Needs the extra `atari`. Hyperparameters are those of the authors' PPO_Atari.yaml without its bonus for novelty; a step is 4 frames (see
+envs/atari.py). The five games that their code names, and five more. Only PPO can be trained: the effect model of phase 1
+(algorithms/effect_model.py) reads vectors, not pictures, and CEE and NPM say so; aliased MinAtar stands in (experiments/cee_minatar.py).
 """
 
 from __future__ import annotations

@@ -121,6 +121,17 @@ def test_shortest_solutions_that_move_one_object(task, length, reward):
     assert paid[:num].max() == pytest.approx(reward, abs=1e-6) == pytest.approx(env.best_return(params), abs=1e-6)
 
 
+def test_cells_are_the_grid_with_the_agent_in_it():
+    env, params = make("minigrid-keycorridors3r3", observation="cells")
+    obs, state = env.reset(jax.random.key(0), params)
+    assert (obs.shape, obs.dtype) == (env.observation_space(params).shape, jnp.uint8)
+    assert obs[3, 3].tolist() == [10, 0, 3]  # the agent looks north
+    assert obs[4, 1].tolist() == [4, 0, 2]  # a red door, locked
+    np.testing.assert_array_equal(
+        np.asarray(obs).reshape(-1, 3)[np.arange(49) != 24], np.asarray(state.grid).reshape(-1, 3)[np.arange(49) != 24]
+    )
+
+
 def test_the_symbolic_vector_holds_everything(unlock):
     _, params, graph, _ = unlock
     states = graph.states
