@@ -36,6 +36,7 @@ ENVS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, o
             *("unlockpickup", "gotolocal", "putnextlocal"),
             *(f"gotodooropenr2-{target}" for target in ("redball", "greenball", "blueball", "greykey", "greenbox")),
             *(f"gotor3-{target}" for target in ("greykey", "greenbox", "bluekey", "blueball", "purpleball", "redbox")),
+            "keycorridors3r3",
         )
     },
     **{f"autoregressive-{level}": ("autoregressive", "Autoregressive", {"level": level}) for level in ("easy", "hard")},
@@ -60,6 +61,8 @@ ADAPTERS = {
     "minatar": "a MinAtar game as a flat vector, e.g. minatar:breakout or alias:minatar:breakout",
     "brax": "a brax environment, e.g. brax:ant",
     "navix": "a navix task, e.g. navix:Navix-DoorKey-8x8-v0",
+    "ale": "an Atari game (extra `atari`), one member a run, e.g. ale:breakout",
+    "jaxtari": "an Atari game in JAX, where jaxtari and its sprites are installed, e.g. jaxtari:pong",
     "alias": "any environment with Discrete actions and copies of them, e.g. alias:minigrid-unlockpickup",
 }
 
@@ -91,6 +94,8 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
         return _alias(name, options)
     if colon and prefix in ("brax", "navix"):
         module, cls, fixed = "adapters", prefix.capitalize(), {"name": name}
+    elif colon and prefix in ("ale", "jaxtari"):
+        module, cls, fixed = "atari", prefix.capitalize(), {"name": name}
     elif id in ENVS:
         module, cls, fixed = ENVS[id]
     else:

@@ -1,8 +1,9 @@
 """MiniGrid and BabyAI tasks of CEE (arXiv 2501.14543) and NPM (arXiv 2312.06258): seven actions, of which most do nothing most of the time.
 
 Tasks: `minigrid-unlockpickup` (fetch the key, open the door, drop the key, pick the box up), `-gotolocal`, `-putnextlocal`,
-`-gotodooropenr2-<object>` and `-gotor3-<object>` (face the object). Success pays 1 - 0.9 t / max_steps and ends the episode; nothing else
-pays, unless `bonus` says so. Each has one fixed layout, as published (`layout="random"` draws one per episode).
+`-gotodooropenr2-<object>` and `-gotor3-<object>` (face the object), `-keycorridors3r3` (the ball behind the locked door). Success pays
+1 - 0.9 t / max_steps and ends the episode; nothing else pays, unless `bonus` says so. Each has one fixed layout, as published, but
+keycorridors3r3's, which is ours (`layout="random"` draws one per episode).
 Files: minigrid_physics (codes, actions), _layouts, _views (symbolic vector, 7 x 7 view), _picture (RGB, renderer).
 
 Kept from the authors' program (numbers: tests/data/minigrid.npz): all semantics of minigrid_physics; "go to" is tested after every action
@@ -64,8 +65,8 @@ class Minigrid(Environment):
     """A task on a grid of cells; `task` is its name without "minigrid-"."""
 
     task: str
-    observation: str = option("symbolic", choices=("symbolic", "view", "rgb"))
-    """symbolic: a vector of everything; view: the 7 x 7 cells before the agent; rgb: the whole map, 8 pixels a cell, nothing carried."""
+    observation: str = option("symbolic", choices=("symbolic", "cells", "view", "rgb"))
+    """symbolic: a vector of everything; cells: codes of the whole map; view: of the 7 x 7 cells ahead; rgb: the map, 8 pixels a cell."""
     layout: str = option("fixed", choices=("fixed", "random", "anywhere"))
     """The authors' layout; a random one of the same kind in every episode; or one with things and agent anywhere, doors in any state."""
     bonus: str = option("none", choices=("none", "add", "only"))
@@ -106,6 +107,8 @@ class Minigrid(Environment):
         width, height = self._layout.size
         if self.observation == "symbolic":
             return Box(0.0, 1.0, (views.symbolic_size((width, height)),))
+        if self.observation == "cells":
+            return Box(0, views.AGENT, (width, height, 3), jnp.uint8)
         if self.observation == "view":
             return Box(0, physics.BOX, (views.VIEW, views.VIEW, 3), jnp.uint8)
         return Box(0, 255, (picture.TILE * height, picture.TILE * width, 3), jnp.uint8)
@@ -114,7 +117,7 @@ class Minigrid(Environment):
         """What the agent sees of a state, see `observation`."""
         if self.observation == "rgb":
             return picture.image(state.grid, state.agent)
-        see = views.symbolic if self.observation == "symbolic" else views.egocentric
+        see = {"symbolic": views.symbolic, "cells": views.cells, "view": views.egocentric}[self.observation]
         return see(state.grid, state.agent, state.carry)
 
     def reset_env(self, key: Key, params: MinigridParams) -> tuple[jax.Array, MinigridState]:

@@ -3,7 +3,7 @@
 A layout is a table of square rooms with shared walls, doors in those walls, objects, and the agent. A random layout keeps rooms,
 colours and kinds: every object and the agent move to a random free cell of their room, every door to a random place of its wall. Nothing
 is blocked for good, since every object can be carried away.
-Source: the published tasks' own fixed seeds (CEE, arXiv 2501.14543).
+Source: the published tasks' own fixed seeds (CEE, arXiv 2501.14543); keycorridors3r3 is MiniGrid's KeyCorridorS3R3 in a layout of ours.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ PICK_UP, GO_TO, PUT_NEXT = "pick up", "go to", "put next"
 _UNLOCK = "5,1 locked blue door; 7,1 purple box; 1,2 blue key"
 _GO_TO_LOCAL = "2,1 yellow box; 6,1 yellow key; 3,2 grey box; 3,3 purple ball; 4,3 yellow ball; 5,3 grey key; 3,4 yellow key; 4,5 green key"
 _PUT_NEXT = "6,1 purple box; 5,2 yellow box; 1,3 purple key; 3,4 yellow key; 2,5 red key; 4,5 green key; 6,5 blue ball; 1,6 red ball"
+_KEY_CORRIDOR = (
+    "2,1 closed green door; 4,1 locked red door; 5,1 blue ball; 2,3 closed yellow door; 4,3 closed purple door; "
+    "1,5 red key; 2,5 closed grey door; 4,5 closed blue door"
+)
 _R2 = (
     "13,1 green key; 10,2 blue box; 10,3 purple ball; 11,3 yellow ball; 8,4 green key; 6,5 grey box; 7,6 open red door; "
     "10,7 open yellow door; 3,8 blue ball; 13,8 green box; 1,10 purple ball; 4,10 purple key; 12,10 purple key; 4,11 green ball; "
@@ -46,7 +50,7 @@ class Layout:
 
     shortest: steps of a shortest solution of the fixed layout. goal: what ends the episode: "pick up", "go to" (face it), "put next"
     (drop it beside fixed). target, fixed: (type, colour) codes. objects: ((x, y, type, colour, state), ...).
-    bonus: size of the authors' position bonus.
+    bonus: size of the authors' position bonus. gaps: places ((x, y), ...) where a wall between rooms is missing.
     """
 
     side: int
@@ -59,6 +63,7 @@ class Layout:
     objects: tuple[tuple[int, int, int, int, int], ...]
     fixed: tuple[int, int] = (0, 0)
     bonus: float = 0.002
+    gaps: tuple[tuple[int, int], ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -69,6 +74,8 @@ class Layout:
         """The grid without objects, uint8 [W, H, 3]."""
         x, y = np.indices(self.size)
         wall = (x % (self.side - 1) == 0) | (y % (self.side - 1) == 0)
+        for place in self.gaps:
+            wall[place] = False
         return np.where(wall[..., None], (physics.WALL, 5, 0), (physics.EMPTY, 0, 0)).astype(np.uint8)
 
     def grid(self) -> np.ndarray:
@@ -116,6 +123,9 @@ def layouts() -> dict[str, Layout]:
         ),
         **{f"gotodooropenr2-{name}": two(name, steps) for name, steps in _R2_TARGETS.items()},
         **{f"gotor3-{name}": three(name, steps) for name, steps in _R3_TARGETS.items()},
+        "keycorridors3r3": Layout(
+            3, (3, 3), (3, 3, 3), 270, 23, PICK_UP, target("blueball"), _objects(_KEY_CORRIDOR), gaps=((3, 2), (3, 4))
+        ),
     }  # fmt: skip
 
 

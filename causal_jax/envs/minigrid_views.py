@@ -1,4 +1,4 @@
-"""What an agent sees of MiniGrid: a symbolic vector of everything, or the 7 x 7 cells before it.
+"""What an agent sees of MiniGrid: a symbolic vector of everything, all cells as codes, or the 7 x 7 cells before it.
 
 The symbolic vector is float32 in [0, 1], planes of the grid first (all places x, y of one plane follow each other), then what is close:
   door, key, ball, box   [W, H] each: (colour + 1) / 6 where there is one
@@ -22,7 +22,7 @@ from causal_jax.envs import minigrid_physics as physics
 PLANES = (physics.DOOR, physics.KEY, physics.BALL, physics.BOX)
 CARRIED = (physics.KEY, physics.BALL, physics.BOX)
 NUM_PLANES, NUM_CLOSE = len(PLANES) + 1 + 4, 1 + len(PLANES) + 1 + len(CARRIED)
-VIEW = 7
+VIEW, AGENT = 7, 10
 
 
 def symbolic_size(size: tuple[int, int]) -> int:
@@ -66,6 +66,12 @@ def from_symbolic(obs: jax.Array, walls: jax.Array) -> tuple[jax.Array, jax.Arra
     carry = jnp.where(has, jnp.stack([jnp.asarray(CARRIED)[carried], held[carried] - 1]), 0)
     agent = jnp.stack([place // height, place % height, direction])
     return jnp.stack([kind, colour, state], -1).astype(jnp.uint8), agent.astype(jnp.uint8), carry.astype(jnp.uint8)
+
+
+def cells(grid: jax.Array, agent: jax.Array, carry: jax.Array) -> jax.Array:
+    """MiniGrid's full view of a state: uint8 [W, H, 3], with (10, 0, direction) where the agent stands; what it carries is not there."""
+    here = jnp.stack([jnp.uint8(AGENT), jnp.uint8(0), agent[2]])
+    return jax.lax.dynamic_update_slice(grid, here[None, None], (agent[0].astype(jnp.int32), agent[1].astype(jnp.int32), jnp.int32(0)))
 
 
 def egocentric(grid: jax.Array, agent: jax.Array, carry: jax.Array) -> jax.Array:

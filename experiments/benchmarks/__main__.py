@@ -21,6 +21,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 BENCHMARKS: dict[str, Callable[[Sizes], dict[str, Any]]] = {
     "env": speed.env,
     "minigrid": speed.minigrid,
+    "minigrid-shared": speed.minigrid_shared,
     "ppo": speed.cartpole,
     "minatar": speed.minatar,
     "members": speed.members,

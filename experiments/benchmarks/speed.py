@@ -128,11 +128,14 @@ def make_flat(env: str) -> tuple[Any, Any]:
     return (world, params) if len(world.observation_space(params).shape) == 1 else (Flat(world), params)
 
 
-def env_rate(env: str, sizes: Sizes, parallel: int = 0, env_steps: int = 0, observe: bool = False, **options: Any) -> Callable[[], float]:
+def env_rate(
+    env: str, sizes: Sizes, parallel: int = 0, env_steps: int = 0, observe: bool = False, cpu: bool = False, **options: Any
+) -> Callable[[], float]:
     """A measurement of an environment alone: steps/s of jit(vmap(scan)) with uniformly random actions and auto-reset.
 
-    observe: keep the last observation, so that it must be computed in every step (navix and xminigrid do).
+    observe: keep the last observation, so that it must be computed in every step (navix and xminigrid do). cpu: per CPU second.
     """
+    clock = time.process_time if cpu else time.perf_counter
     world, params = make(env, **options)
     space = world.action_space(params)
     parallel, env_steps = parallel or sizes.parallel, env_steps or sizes.env_steps
@@ -157,7 +160,7 @@ def env_rate(env: str, sizes: Sizes, parallel: int = 0, env_steps: int = 0, obse
             actions = jax.vmap(space.sample)(jax.random.split(key_action, env_steps))
         obs, state = world.reset(key_reset, params)
         (_, last), reward = jax.lax.scan(body, (state, obs if observe else None), (actions, jax.random.split(key_step, env_steps)))
-        return jnp.sum(reward) + (jnp.sum(last) if observe else 0.0)
+        return jnp.sum(reward) + (jnp.sum(last.astype(float)) if observe else 0.0)
 
     def all_of_them(key: jax.Array) -> jax.Array:
         return jax.vmap(one)(jax.random.split(key, parallel))
@@ -168,9 +171,9 @@ def env_rate(env: str, sizes: Sizes, parallel: int = 0, env_steps: int = 0, obse
 
     def measure() -> float:
         key = jax.block_until_ready(jax.random.key(next(seeds)))
-        began = time.perf_counter()
+        began = clock()
         jax.block_until_ready(program(key))
-        return parallel * env_steps / (time.perf_counter() - began)
+        return parallel * env_steps / (clock() - began)
 
     return measure
 
@@ -250,6 +253,18 @@ def minigrid(sizes: Sizes) -> dict[str, Any]:
         Ratio("symbolic / 2 million steps/s", "symbolic", 2e6, ">= 1"),
         *(Ratio(f"symbolic / {grid}", "symbolic", grid) for grid in grids),
     ]
+    return {**summary(rows, ratios), "peer": peer.told["versions"]}
+
+
+def minigrid_shared(sizes: Sizes) -> dict[str, Any]:
+    """KeyCorridorS3R3, which navix has too, every observation computed, by CPU seconds: its "symbolic" is what is called cells here."""
+    task, navix = "minigrid-keycorridors3r3", "navix:Navix-KeyCorridorS3R3-v0"
+    seen = {f"{task}, {name}": name for name in ("cells", "symbolic")}
+    contestants = {label: env_rate(task, sizes, observe=True, cpu=True, layout="random", observation=name) for label, name in seen.items()}
+    with peers.peer("grids", {"envs": (navix,), "parallel": sizes.parallel, "env_steps": sizes.env_steps}) as peer:
+        contestants[navix] = peer.contestant(env=navix, cpu=True)
+        rows = [row._replace(unit="steps/CPU-s") for row in rates(contestants, sizes)]
+    ratios = [Ratio(f"{label} / {navix}", label, navix, ">= 2" if name == "cells" else "") for label, name in seen.items()]
     return {**summary(rows, ratios), "peer": peer.told["versions"]}
 
 

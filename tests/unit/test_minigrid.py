@@ -91,7 +91,11 @@ def test_kept_sets():
 
 @pytest.mark.parametrize(
     ("task", "length", "reward"),
-    [("gotolocal", 8, 0.8875), pytest.param("putnextlocal", 12, 0.915625, marks=pytest.mark.slow)],
+    [
+        ("gotolocal", 8, 0.8875),
+        pytest.param("putnextlocal", 12, 0.915625, marks=pytest.mark.slow),
+        pytest.param("keycorridors3r3", 23, 1 - 0.9 * 23 / 270, marks=pytest.mark.slow),
+    ],
 )
 def test_shortest_solutions_that_move_one_object(task, length, reward):
     """Breadth first over the few steps that are needed, by the physics themselves."""
@@ -115,6 +119,17 @@ def test_shortest_solutions_that_move_one_object(task, length, reward):
         fresh = [i for i, name in enumerate(names) if not (name in seen or seen.add(name))]
         frontier = jax.tree.map(lambda x, f=fresh: x[f], states)
     assert paid[:num].max() == pytest.approx(reward, abs=1e-6) == pytest.approx(env.best_return(params), abs=1e-6)
+
+
+def test_cells_are_the_grid_with_the_agent_in_it():
+    env, params = make("minigrid-keycorridors3r3", observation="cells")
+    obs, state = env.reset(jax.random.key(0), params)
+    assert (obs.shape, obs.dtype) == (env.observation_space(params).shape, jnp.uint8)
+    assert obs[3, 3].tolist() == [10, 0, 3]  # the agent looks north
+    assert obs[4, 1].tolist() == [4, 0, 2]  # a red door, locked
+    np.testing.assert_array_equal(
+        np.asarray(obs).reshape(-1, 3)[np.arange(49) != 24], np.asarray(state.grid).reshape(-1, 3)[np.arange(49) != 24]
+    )
 
 
 def test_the_symbolic_vector_holds_everything(unlock):
@@ -214,4 +229,4 @@ def test_observations_and_the_render():
 
 def test_every_task_of_the_sheet_has_a_name():
     assert [name for name in list_envs() if name.startswith("minigrid")] == [f"minigrid-{task}" for task in layouts.layouts()]
-    assert len(layouts.layouts()) == 14
+    assert len(layouts.layouts()) == 15
