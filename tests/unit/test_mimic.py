@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from causal_jax import datasets, mimic
-from causal_jax.causal import ais
+from causal_jax.algorithms import offline_q
+from causal_jax.causal import ais, estimators
 from causal_jax.types import UserError
 
 LENGTHS = tuple(1 + i % 7 for i in range(40))
@@ -83,6 +84,22 @@ def test_more_bins_hold_equally_many_doses(size: int) -> None:
     assert len(counts) == size
 
 
+@pytest.mark.parametrize("sizes", [(5, 5), (8, 8), (11, 5), (14, 14)])
+def test_patients_of_any_number_of_bins(files: dict[str, Path], sizes: tuple[int, int]) -> None:
+    found = mimic.trajectories(mimic.read(files["z"]), mimic.read(files["raw"]), sizes)
+    np.testing.assert_array_equal(found.action[found.exists].max(0), np.asarray(sizes) - 1)
+    assert mimic.encoder_inputs(found, sizes).shape[-1] == 38 + sizes[0] * sizes[1]
+    assert mimic.joint(found.action, sizes).max() < sizes[0] * sizes[1]
+    assert not mimic.joint(found.action, sizes)[found.action.sum(-1) == 0].any()  # no dose is index 0 at every size
+
+
+def test_bins_that_cannot_be_made() -> None:
+    with pytest.raises(UserError, match="levels = 2: must be at least 3"):
+        mimic.bin_edges(np.ones(3), 2, mimic.EDGES[0])
+    with pytest.raises(UserError, match="levels = 8: need non-zero doses"):
+        mimic.bin_edges(np.zeros(3), 8, mimic.EDGES[0])
+
+
 def test_patients_are_padded_and_those_of_one_row_left_out(patients: mimic.Trajectories) -> None:
     kept = [n for n in LENGTHS if n > 1]
     np.testing.assert_array_equal(patients.exists.sum(1), kept)
@@ -135,6 +152,32 @@ def test_the_neighbours_vote() -> None:
     np.testing.assert_allclose(found, [[2 / 3, 0, 1 / 3, 0], [0, 2 / 3, 1 / 3, 0]])
     with pytest.raises(UserError, match="k = 6"):
         mimic.knn_policy(codes, np.zeros(5, int), codes, 4, k=6)
+
+
+def test_the_way_from_patients_to_the_scores_of_a_policy(patients: mimic.Trajectories) -> None:
+    """Codes, the neighbours' policy, AD-BCQ on the training patients, WIS and ESS on the test patients."""
+    rng, (train, _, test) = np.random.default_rng(2), mimic.split(patients)
+    codes = [rng.normal(size=(*part.exists.shape, 4)).astype(np.float32) for part in (train, test)]
+    taken = [part.exists[:, 1:] for part in (train, test)]
+    labels = mimic.joint(train.action[:, 1:])[taken[0]]
+    behaviour = mimic.knn_policy(codes[0][:, :-1][taken[0]], labels, codes[1][:, :-1].reshape(-1, 4), 25, k=10).reshape(*taken[1].shape, 25)
+    behaviour = 0.99 * behaviour + 0.01 / 25  # what no neighbour did has happened nevertheless
+    action = mimic.joint(test.action[:, 1:])
+    prob = np.take_along_axis(behaviour, action[..., None], -1)[..., 0].astype(np.float32)
+    scored = mimic.episodes(codes[1], test, prob)
+    np.testing.assert_array_equal(scored.prob, np.where(taken[1], prob, 1.0))
+
+    config = offline_q.Config(hidden=(8,), model_hidden=(8,), batch_size=8, num_updates=2)
+    env, task = datasets.Recorded(4, (5, 5)), offline_q.Task(None, datasets.rows(mimic.episodes(codes[0], train)))
+    algorithm, hyper = offline_q.build(env, None, config), offline_q.Hyper()
+    state = algorithm.init(jax.random.key(0), hyper, task)
+    state, metrics = jax.jit(algorithm.step)(jax.random.key(1), state, hyper, task)
+    assert np.isfinite([float(x) for x in metrics.values()]).all()
+    act = jax.jit(jax.vmap(jax.vmap(lambda obs: algorithm.act(jax.random.key(0), state, obs, True))))
+    greedy = mimic.joint(np.asarray(act(scored.obs[:, :-1])))
+    told = estimators.wis_ess(jnp.asarray(action), jnp.asarray(greedy), behaviour, behaviour, scored.reward, scored.taken)
+    assert 0.0 <= float(told.wis) <= mimic.SURVIVED
+    assert 1.0 <= float(told.ess) <= len(test.obs)
 
 
 def test_what_is_wrong_with_a_file_is_told(files: dict[str, Path], tmp_path: Path) -> None:
