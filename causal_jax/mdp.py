@@ -24,6 +24,7 @@ class TabularMDP:
 
     kernel: float64 CSR [S * A, S], row s * A + a is P(. | s, a). reward: float64 [S, A], the expected reward of a step. initial: float64
     [S], the distribution of starts. allowed: bool [S, A] or None, admissible actions. expert: float64 [S, A] or None, a shipped policy.
+    entry: float64 [S] or None, what entering a state pays, where that is all that is ever paid; logs pay it, and `reward` is its mean.
     variables: int [S, M] or None, what each state variable is in each state (-1 where the state has none), named by `names`.
     """
 
@@ -32,6 +33,7 @@ class TabularMDP:
     initial: Array
     allowed: Array | None = None
     expert: Array | None = None
+    entry: Array | None = None
     variables: Array | None = None
     names: tuple[str, ...] = ()
 
@@ -56,6 +58,13 @@ class TabularMDP:
         own = np.repeat(np.arange(self.num_states), self.num_actions)
         stays = np.asarray(self.kernel[np.arange(own.size), own]).reshape(self.reward.shape)
         return (stays == 1.0).all(1) & (self.reward == 0.0).all(1)
+
+    @property
+    def over(self) -> Array:
+        """bool [S]: absorbing, or left for an absorbing state at once and unpaid, whatever is done: no decision is taken here."""
+        ends = self.absorbing
+        after = np.asarray(self.kernel @ ends.astype(float)).reshape(self.reward.shape)
+        return ends | ((after == 1.0).all(1) & (self.reward == 0.0).all(1))
 
     def only(self, actions: Array) -> TabularMDP:
         """The same world where only `actions` (int [B], of A) can be chosen, renumbered 0 .. B - 1."""
@@ -112,8 +121,8 @@ def uniform_policy(mdp: TabularMDP, allowed: Array | None = None) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """N episodes of at most T steps, padded at the end: states int [N, T + 1], actions int [N, T], rewards float64 [N, T] (the expected
-    reward of the step, 0 where padded), taken bool [N, T], prob float64 [N, T], of the action taken."""
+    """N episodes of at most T steps, padded at the end: states int [N, T + 1], actions int [N, T], rewards float64 [N, T] (what the state
+    entered pays, or the expected reward of the step where no `entry` says so), taken bool [N, T], prob float64 [N, T], of the action."""
 
     states: Array
     actions: Array
@@ -139,20 +148,21 @@ def sample_next(rng: np.random.Generator, mdp: TabularMDP, states: Array, action
 
 
 def sample_log(seed: int, mdp: TabularMDP, policy: Any, num: int, horizon: int) -> Log:
-    """`num` episodes of a policy (int [S] or probabilities [S, A]) until an absorbing state or `horizon` steps.
+    """`num` episodes of a policy (int [S] or probabilities [S, A]) until they are `over` or `horizon` steps long.
 
     Raises: UserError as `policy_table`, and for fewer than one episode or step.
     """
     for name, value in (("num", num), ("horizon", horizon)):
         if value < 1:
             raise UserError(f"{name} = {value}: must be at least 1")
-    rng, table, absorbing = np.random.default_rng(seed), policy_table(mdp, policy), mdp.absorbing
+    rng, table, over = np.random.default_rng(seed), policy_table(mdp, policy), mdp.over
     state = rng.choice(mdp.num_states, num, p=mdp.initial)
     columns = []
     for _ in range(horizon):
         action = np.minimum((table[state].cumsum(1) < rng.random((num, 1))).sum(1), mdp.num_actions - 1)
         new = sample_next(rng, mdp, state, action)
-        columns.append((state, action, mdp.reward[state, action], ~absorbing[state], table[state, action]))
+        reward = mdp.reward[state, action] if mdp.entry is None else mdp.entry[new]
+        columns.append((state, action, np.where(over[state], 0.0, reward), ~over[state], table[state, action]))
         state = new
     states, actions, rewards, taken, prob = (np.stack(x, 1) for x in zip(*columns, strict=True))
     return Log(np.column_stack([states, state]), actions, rewards, taken, prob)

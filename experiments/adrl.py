@@ -2,6 +2,7 @@
 
     python -m experiments.adrl demo      # what `make train-adrl` does: DQN, DecQN and AD-DQN at 9 levels, one report
     python -m experiments.adrl online    # return against the size of the action space, 9, 17, 33 levels: results/adrl_online.json
+    python -m experiments.adrl long      # the best of them for 300,000 steps: results/adrl_long.json
     python -m experiments.adrl switches  # every switch of AD-DQN at 9 levels: results/adrl_switches.json
     python -m experiments.adrl table     # those results as markdown
 
@@ -54,6 +55,7 @@ SWITCHES: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
     "one coin for all blocks": ("ad-dqn", {"aug": "none", "exploration": "joint"}, {}),
     "single Q target": ("ad-dqn", {"aug": "none", "double": False}, {}),
 }
+LONG = ("DecQN", "AD-DQN linear, lam 0", "models, lam 0.1")
 REACHED = 600.0
 
 
@@ -61,16 +63,16 @@ REACHED = 600.0
 class Options:
     """What to train, and how much."""
 
-    what: tyro.conf.Positional[Literal["demo", "online", "switches", "table"]]
-    """demo: three methods and their report; online, switches: the studies; table: their results as markdown."""
+    what: tyro.conf.Positional[Literal["demo", "online", "long", "switches", "table"]]
+    """demo: three methods and their report; online, long, switches: the studies; table: their results as markdown."""
     levels: tuple[int, ...] = ()
-    """Levels of a torque; default 9 (demo, switches), 9 17 33 (online)."""
+    """Levels of a torque; default 9 (demo, switches), 9 17 33 (online, long)."""
     methods: tuple[str, ...] = ()
-    """Labels of the methods; default DQN DecQN AD-DQN linear (demo), all."""
+    """Labels of the methods; default DQN DecQN AD-DQN linear (demo), the best (long), all."""
     members: int = 0
     """Seeds; default 3 (demo), 10."""
     steps: int = 0
-    """Environment steps of a member after the random ones; default 60000 (demo), 180000."""
+    """Environment steps of a member after the random ones; default 60000 (demo), 280000 (long), 180000."""
     evaluations: int = 18
     """Evaluations spread over a run."""
     hard: bool = False
@@ -89,13 +91,18 @@ def env_of(options: Options, levels: int) -> str:
     return f"point-mass-{'hard-' if options.hard else ''}{levels}"
 
 
+def name_of(options: Options, levels: int, label: str) -> str:
+    """The run's name."""
+    return f"{env_of(options, levels)}-{slug(label)}{'-long' if options.what == 'long' else ''}"
+
+
 def train(options: Options, levels: int, label: str) -> Path:
     """One method at one number of levels; returns its run folder."""
     name, fields, rates = {**METHODS, **SWITCHES}[label]
     config = factored_q.Config(**{**COMMON, **ALGORITHMS[name].preset, **fields})
     settings = Settings(
         algorithm=name, env=env_of(options, levels), members=options.members, steps=options.steps, evaluations=options.evaluations,
-        eval_episodes=10, checkpoint_every=options.evaluations, name=f"{env_of(options, levels)}-{slug(label)}", folder=options.folder,
+        eval_episodes=10, checkpoint_every=options.evaluations, name=name_of(options, levels, label), folder=options.folder,
     )  # fmt: skip
     return train_run(resolve(settings, config, factored_q.Hyper(**{**RATES, **rates})), resume=True)
 
@@ -133,7 +140,7 @@ def study(options: Options) -> None:
             results.setdefault(str(levels), {})[label] = found
             path.write_text(json.dumps(results, indent=1) + "\n")
         place = Path(options.folder)
-        folders = {label: place / f"{env_of(options, levels)}-{slug(label)}" for label in results[str(levels)]}
+        folders = {label: place / name_of(options, levels, label) for label in results[str(levels)]}
         runs = {label: history.load_run(folder) for label, folder in folders.items() if (folder / "run.json").exists()}
         report.learning_curves(runs, path.with_name(f"{path.stem}_{levels}.png"))
 
@@ -158,17 +165,17 @@ def table(path: Path) -> str:
 def main(options: Options) -> None:
     """Fill in the defaults and run."""
     if options.what == "table":
-        for path in sorted(RESULTS.glob("adrl_online*.json")) + sorted(RESULTS.glob("adrl_switches*.json")):
+        for path in [path for kind in ("online", "long", "switches") for path in sorted(RESULTS.glob(f"adrl_{kind}*.json"))]:
             print(f"\n{path.name}\n\n{table(path)}")
         return
     demo = options.what == "demo"
-    methods = {"demo": ("DQN", "DecQN", "AD-DQN linear"), "online": tuple(METHODS), "switches": tuple(SWITCHES)}[options.what]
+    methods = {"demo": ("DQN", "DecQN", "AD-DQN linear"), "online": tuple(METHODS), "long": LONG, "switches": tuple(SWITCHES)}[options.what]
     filled = dataclasses.replace(
         options,
-        levels=options.levels or ((9, 17, 33) if options.what == "online" else (9,)),
+        levels=options.levels or ((9, 17, 33) if options.what in ("online", "long") else (9,)),
         methods=options.methods or methods,
         members=options.members or (3 if demo else 10),
-        steps=options.steps or (60_000 if demo else 180_000),
+        steps=options.steps or {"demo": 60_000, "long": 280_000}.get(options.what, 180_000),
         evaluations=min(options.evaluations, 6) if demo else options.evaluations,
     )
     if not demo:

@@ -107,7 +107,7 @@ def world(label: str) -> World:
 
 def episodes_of(place: World, log: Log) -> Episodes:
     """A log of the tables as a data set of what the environment shows."""
-    ends = place.mdp.absorbing[log.states[:, 1:]] & log.taken
+    ends = place.mdp.over[log.states[:, 1:]] & log.taken
     return Episodes(
         jnp.asarray(place.features[log.states], jnp.float32), jnp.asarray(place.env.blocks.levels[log.actions], jnp.int32),
         jnp.asarray(np.where(log.taken, log.rewards, 0.0), jnp.float32), jnp.asarray(ends), jnp.asarray(log.taken),
@@ -125,15 +125,21 @@ def data_of(place: World, seeds: int, episodes: tuple[int, ...]) -> Rows:
     return rows._replace(num=jnp.asarray([[taken[seed, :n].sum() for seed in range(seeds)] for n in episodes], jnp.int32))
 
 
-def policies(place: World, method: str, data: Rows, updates: int, checkpoints: int, seeds: int) -> Array:
-    """Greedy joint actions int [sizes, seeds, checkpoints, S] of a method: the whole study of it is one program."""
+def policies(
+    place: World, method: str, data: Rows, updates: int, checkpoints: int, seeds: int, thresholds: tuple[float, ...] | None = None
+) -> Array:
+    """Greedy joint actions int [sizes, seeds, checkpoints, S] of a method: the whole study of it is one program.
+
+    thresholds: of every size (its data sets may be the same); None: the default for all.
+    """
     name, fields = METHODS[method]
     config = offline_q.Config(**{**COMMON, **ALGORITHMS[name].preset, **fields, "num_updates": updates // checkpoints})
-    algorithm, hyper = offline_q.build(place.env, place.params, config), offline_q.Hyper(gamma=place.gamma, **RATES)
-    hyper, features = jax.tree.map(jnp.float32, hyper), jnp.asarray(place.features, jnp.float32)
+    algorithm = offline_q.build(place.env, place.params, config)
+    defaults = jax.tree.map(jnp.float32, offline_q.Hyper(gamma=place.gamma, **RATES))
+    features, limits = jnp.asarray(place.features, jnp.float32), thresholds or (float(defaults.threshold),) * len(data.num)
 
-    def member(key: jax.Array, rows: Rows) -> jax.Array:
-        task = offline_q.Task(place.params, rows)
+    def member(key: jax.Array, rows: Rows, threshold: jax.Array) -> jax.Array:
+        task, hyper = offline_q.Task(place.params, rows), defaults.replace(threshold=threshold)
         key_init, key_train = jax.random.split(key)
 
         def body(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
@@ -144,7 +150,8 @@ def policies(place: World, method: str, data: Rows, updates: int, checkpoints: i
 
     sizes = Rows(None, None, 0)  # type: ignore[arg-type]
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-    levels = np.asarray(jax.jit(jax.vmap(jax.vmap(member), (None, sizes)))(keys, data))
+    program = jax.jit(jax.vmap(jax.vmap(member, (0, 0, None)), (None, sizes, 0)))
+    levels = np.asarray(program(keys, data, jnp.asarray(limits, jnp.float32)))
     return np.asarray(place.env.blocks.joint[tuple(np.moveaxis(levels, -1, 0))])
 
 

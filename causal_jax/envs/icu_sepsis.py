@@ -69,7 +69,8 @@ def icu_sepsis_mdp(inadmissible: str = "mean") -> TabularMDP:
     transition /= transition.sum(-1, keepdims=True)
     reward = np.where(patients[:, None], transition[:, :, SURVIVAL], 0.0)
     expert = np.where(patients[:, None], found["expert_policy"], 1.0 / NUM_ACTIONS)  # the package has no row for the ends
-    return make_mdp(transition, reward, found["d_0"] / found["d_0"].sum(), allowed=found["admissible"], expert=expert)
+    start, survived = found["d_0"] / found["d_0"].sum(), np.eye(NUM_STATES)[SURVIVAL]
+    return make_mdp(transition, reward, start, allowed=found["admissible"], expert=expert, entry=survived)
 
 
 @struct.dataclass

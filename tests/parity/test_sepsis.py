@@ -12,7 +12,7 @@ from causal_jax.causal import intervention
 from causal_jax.envs import icu_sepsis, make, sepsis
 from causal_jax.envs.sepsis import DEATH, DISCHARGE, EFFECTS, ICU_BLOCKS, SepsisState, icu_sepsis_mdp, sepsis_sim_mdp
 from causal_jax.envs.sepsis_policies import follow, policies
-from causal_jax.mdp import uniform_policy
+from causal_jax.mdp import sample_log, uniform_policy
 from causal_jax.types import UserError
 
 CONSTANT = [-0.72921, -0.93150, -0.91576, -0.47849, -0.41504, -0.60852, -0.05443, -0.12606]
@@ -188,6 +188,19 @@ def test_icu_sepsis_values(icu):
     assert policy_value(icu, uniform_policy(icu, icu.allowed), 1.0) == pytest.approx(0.780070904612, abs=1e-9)
     assert policy_value(icu, icu.expert, 1.0) == pytest.approx(0.781845, abs=5e-7)
     assert value_iteration(icu, 0.99).value == pytest.approx(0.801334, abs=5e-7)
+
+
+def test_logs_of_icu_sepsis_pay_survivors_once_and_hold_no_decision_of_the_dead(icu):
+    np.testing.assert_array_equal(np.flatnonzero(icu.over), [713, 714, 715])
+    np.testing.assert_allclose((icu.kernel @ icu.entry).reshape(716, 25), icu.reward)
+    log = sample_log(0, icu, icu.expert, 4000, 60)
+    states, _, rewards, after = log.steps
+    assert states.max() < 713
+    np.testing.assert_array_equal(rewards, after == 714)
+    total = log.rewards.sum(1)
+    assert set(total) == {0.0, 1.0}
+    assert total.mean() == pytest.approx(policy_value(icu, icu.expert, 1.0, horizon=60), abs=4 * total.std() / np.sqrt(4000))
+    assert log.taken.sum(1).mean() == pytest.approx(9.238, abs=0.4)
 
 
 def test_icu_sepsis_lengths(icu):
