@@ -112,7 +112,7 @@ def n_network(
 
         def init(key: Key) -> Params:
             key_state, key_actions = jax.random.split(key)
-            return {"state": state_part.init(key_state), "actions": jax.random.normal(key_actions, (num_actions, RANK))}
+            return {"state": state_part.init(key_state), "actions": 0.1 * jax.random.normal(key_actions, (num_actions, RANK))}
     else:
         trunk = networks.mlp(size, hidden[:-1], hidden[-1], "relu", "torch")
         out = networks.mlp(hidden[-1], (), num_actions, "relu", "torch")
