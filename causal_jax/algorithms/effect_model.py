@@ -60,6 +60,8 @@ class Config:
     """Widths of the hidden layers of the N-network."""
     num_frequencies: int = option(6, low=0)
     """Sines and cosines per coordinate, each of twice the frequency of the one before (mode definition)."""
+    head: str = option("softmax", choices=inverse.HEADS)
+    """Output of the N-network: the papers' row of A values, or points whose distances they are (mode definition): for hundreds of actions."""
 
 
 @struct.dataclass
@@ -71,7 +73,7 @@ class Hyper:
     n_lr: float = option(1e-2, low=0.0)
     """Adam's step size for the N-network."""
     floor: float = option(1e-2, above=0.0)
-    """Added to probabilities inside logarithms."""
+    """Added to probabilities inside logarithms; with hundreds of actions less than the probability 1 / A of one."""
 
 
 def authors() -> tuple[Config, Hyper]:
@@ -144,13 +146,15 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     shape = tuple(env.observation_space(env_params).shape)
     if len(shape) != 1:
         raise UserError(f"env = {type(env).__name__}: effects need vector observations, these have shape {shape}")
+    if config.mode == "authors" and config.head != "softmax":
+        raise UserError(f"head = {config.head!r}: must be 'softmax' in mode 'authors'")
     num_warmup, num_rows = config.num_envs * config.warmup_steps, steps_per_update(config)
     if config.capacity < max(num_warmup, num_rows):
         raise UserError(f"capacity = {config.capacity}: must be at least {max(num_warmup, num_rows)}, the transitions collected at once")
     authors_mode, num_actions = config.mode == "authors", space.n
     sizes = (shape[0], num_actions)
     inverse_net = inverse.inverse_model(*sizes, config.inverse_hidden, config.mode, config.num_frequencies)
-    n_net = inverse.n_network(*sizes, config.n_hidden, config.mode, config.num_frequencies)
+    n_net = inverse.n_network(*sizes, config.n_hidden, config.mode, config.num_frequencies, config.head)
     policy = jnp.full(num_actions, 1.0 / num_actions)
 
     def collect(key: Key, cursor: rollout.Cursor, task: Task, num_steps: int) -> tuple[rollout.Cursor, Row]:

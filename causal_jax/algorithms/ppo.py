@@ -21,8 +21,8 @@ import optax
 from flax import struct
 
 from causal_jax import distributions, losses, networks, normalize, optim, parallel, replay, rollout, spaces
+from causal_jax.causal import effect_space, inverse
 from causal_jax.causal import effects as causal
-from causal_jax.causal import inverse
 from causal_jax.fields import option, validate
 from causal_jax.returns import gae
 from causal_jax.types import Action, Algorithm, Env, Key, Metrics, Obs, Params, Transition, UserError
@@ -174,23 +174,16 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     def kept_actions(key: Key, policy: Policy, obs: Obs) -> jax.Array:
         """The actions that the selection keeps, bool [A]; possibly none."""
         hyper, task = policy.hyper, policy.task
+        numbers = {name: getattr(hyper, name) for name in ("epsilon", "tau", "temperature", "woc_threshold")}
         if enumerated:
             successors = env.successors(obs, task.env_params)  # type: ignore[attr-defined]
             if config.selection == "unique":
                 return causal.unique(successors[0])
-            n_matrix = causal.oracle_n_matrix(*successors)
-        else:
-            n_matrix = inverse.n_matrix(task.effects, obs)
-        return causal.select(
-            config.selection,
-            key,
-            n_matrix,
-            mode=config.mode,
-            epsilon=hyper.epsilon,
-            tau=hyper.tau,
-            temperature=hyper.temperature,
-            woc_threshold=hyper.woc_threshold,
-        )
+            return causal.select(config.selection, key, causal.oracle_n_matrix(*successors), mode=config.mode, **numbers)
+        z = None if authors else inverse.points(task.effects, obs)
+        if z is not None:
+            return effect_space.select(config.selection, key, z, task.effects.policy, **numbers)
+        return causal.select(config.selection, key, inverse.n_matrix(task.effects, obs), mode=config.mode, **numbers)
 
     def mask(key: Key, policy: Policy, obs: Obs) -> tuple[jax.Array | None, jax.Array]:
         """(allowed [A] or None where nothing is ever masked, whether everything was masked and the mask was dropped)."""

@@ -128,6 +128,14 @@ def select(
     if selection == "cee-woc":
         return jax.nn.softmax(effect / temperature) > woc_threshold
     labels = group(similarity(n_matrix, mode), epsilon)
+    return of_groups(selection, key, effect, labels, mode=mode, tau=tau, temperature=temperature)
+
+
+def of_groups(
+    selection: str, key: Key, effect: PerAction, labels: Labels, *, mode: str = "definition", tau: Scalar, temperature: Scalar
+) -> Kept:
+    """What "cee", "npm" and "npm-random" keep of given groups, bool [A]: effect [A] nats, labels int [A], the rest as in `select`."""
+    num_actions = labels.shape[0]
     everyone = jnp.ones(num_actions, bool)
     if selection == "npm":
         return _best_member(jnp.zeros(num_actions), labels, everyone)

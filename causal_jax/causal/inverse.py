@@ -8,6 +8,8 @@ that is only added to the position says little about where a move is blocked.
 - in the N-network the action scales and shifts the features of the state, `relu(gain[a] * h(s) + shift[a])`, and the output is
   log(softmax(.) + floor) - log(pi + floor): every row belongs to a distribution over b, as the regression target does.
 
+- head="distance" replaces the last two layers by points in a space of effects (causal/effect_space.py): masks of a thousand actions.
+
 All A rows of the N-matrix cost one forward of the state part. Written for one state; the caller vmaps. Vector observations only.
 """
 
@@ -20,7 +22,11 @@ import jax
 import jax.numpy as jnp
 
 from causal_jax import networks
+from causal_jax.causal import effect_space
 from causal_jax.types import Key, Network, Params
+
+HEADS = ("softmax", "distance")
+DIMS, RANK = 8, 32  # of the space of effects, and of the actions' table
 
 
 class Scaler(NamedTuple):
@@ -90,15 +96,23 @@ def inverse_model(obs_size: int, num_actions: int, hidden: Sequence[int], mode: 
     return Network(net.init, apply)
 
 
-def n_network(obs_size: int, num_actions: int, hidden: Sequence[int], mode: str, num_frequencies: int = 0) -> Network:
+def n_network(
+    obs_size: int, num_actions: int, hidden: Sequence[int], mode: str, num_frequencies: int = 0, head: str = "softmax"
+) -> Network:
     """N(s, a): init(key) -> params; apply(model: EffectModel, obs [D], action int []) -> [A] nats, the row of action a.
 
     mode "authors": an MLP on concat(s, onehot(a)). mode "definition": layer sizes (features, *hidden), then the action's gain and shift
-    on the last of them, then A outputs.
+    on the last of them, then A outputs; with head "distance" then a matrix [8, 32] that maps the actions' table [A, 32] to their effects.
     """
     size = num_features(obs_size, mode, num_frequencies)
     if mode == "authors":
         init = networks.mlp(size + num_actions, hidden, num_actions, "relu", "torch").init
+    elif head == "distance":
+        state_part = networks.mlp(size, hidden, DIMS * RANK, "relu", "torch")
+
+        def init(key: Key) -> Params:
+            key_state, key_actions = jax.random.split(key)
+            return {"state": state_part.init(key_state), "actions": 0.1 * jax.random.normal(key_actions, (num_actions, RANK))}
     else:
         trunk = networks.mlp(size, hidden[:-1], hidden[-1], "relu", "torch")
         out = networks.mlp(hidden[-1], (), num_actions, "relu", "torch")
@@ -117,8 +131,23 @@ def n_matrix(model: EffectModel, obs: jax.Array) -> jax.Array:
     return _rows(model, obs, lambda table: table)
 
 
+def points(model: EffectModel, obs: jax.Array) -> jax.Array | None:
+    """The effects of all actions at one state as points, [8, A] (causal/effect_space.py); None where the head has none: obs [D]."""
+    params = model.network
+    if "actions" not in params:
+        return None
+    basis = _dense(params["state"], features(model.scaler, obs)).reshape(DIMS, RANK)
+    z: jax.Array = basis @ params["actions"].T
+    return z
+
+
 def _rows(model: EffectModel, obs: jax.Array, pick: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """Rows of the N-matrix; `pick` takes what belongs to the wanted actions out of a table [A, H]."""
+    z = points(model, obs)
+    if z is not None:
+        actions = pick(jnp.arange(z.shape[1]))
+        one = lambda action: effect_space.row(z, action, model.policy, model.floor)  # noqa: E731
+        return jax.vmap(one)(actions) if actions.ndim else one(actions)
     params, x = model.network, features(model.scaler, obs)
     if model.scaler is None:  # concat(s, onehot(a)) @ kernel = s @ (first rows) + row a of the others
         first = params["layers_0"]

@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], dict[str, Any]]] = {
     "compile": speed.compilation,
     "mask": speed.mask,
     "mask-cache": masks.cached,
+    "mask-scale": masks.scaled,
     "fcdl": dynamics.learning,
     "chemical": dynamics.environments,
     "factored": dynamics.factored,
