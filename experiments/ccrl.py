@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,10 +30,32 @@ from causal_jax.settings import Settings, resolve
 from experiments.fcdl import command
 
 RESULTS = Path(__file__).parent / "results"
-METHODS = {
-    "individual": "ddpg-individual", "naive": "ddpg-naive", "oracle": "ddpg-oracle", "CCRL": "ccrl", "shuffled": "ddpg-shuffled",
-    "seed sampling": "seed-sampling",
-}  # fmt: skip
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # label -> algorithm, Config fields beside its preset
+    "individual": ("ddpg-individual", {}),
+    "naive": ("ddpg-naive", {}),
+    "oracle": ("ddpg-oracle", {}),
+    "CCRL": ("ccrl", {}),
+    "shuffled": ("ddpg-shuffled", {}),
+    "seed sampling": ("seed-sampling", {}),
+    "CCRL, ou": ("ccrl", {"exploration": "ou"}),
+    "CCRL, matched": ("ccrl", {"exploration": "matched"}),
+    "individual, coordinated": ("ddpg-individual", {"exploration": "coordinated"}),
+    "naive, coordinated": ("ddpg-naive", {"exploration": "coordinated"}),
+    "oracle, coordinated": ("ddpg-oracle", {"exploration": "coordinated"}),
+}
+PAIRS = (  # what is subtracted: the hypotheses, then sharing and exploration apart
+    ("CCRL", "individual"), ("CCRL", "naive"), ("oracle", "CCRL"), ("oracle", "individual"), ("CCRL", "shuffled"),
+    ("shuffled", "individual"),
+    ("CCRL", "CCRL, ou"), ("CCRL", "CCRL, matched"), ("CCRL, ou", "individual"), ("CCRL, ou", "naive"), ("CCRL, ou", "oracle"),
+    ("CCRL", "oracle, coordinated"), ("CCRL", "individual, coordinated"), ("CCRL", "naive, coordinated"),
+    ("individual, coordinated", "individual"), ("naive, coordinated", "naive"), ("oracle, coordinated", "oracle"),
+)  # fmt: skip
+SIZES: dict[str, tuple[dict[str, Any], dict[str, float]]] = {  # beginning of an environment's name -> Config and Hyper fields
+    "pendulum-wind": (
+        {"hidden": (64, 64), "batch_size": 64, "num_steps": 200, "warmup_steps": 200, "anneal_steps": 3600},
+        {"gamma": 0.99, "tau": 0.005},
+    ),
+}
 DEMO = ("individual", "naive", "CCRL")
 AGENTS, TRANSITIONS = 20, 6  # of the recovery
 
@@ -45,6 +68,10 @@ class Options:
     """demo: three methods and a report; study: every method and the results file; recovery: the estimate alone."""
     env: str = "autoregressive-hard"
     """Where they learn."""
+    env_options: tuple[str, ...] = ()
+    """Options of the environment, as name=value; spread=0 jitter=0: identical worlds."""
+    suffix: str = ""
+    """Of the results file's and the run folders' names."""
     methods: tuple[str, ...] = ()
     """Of METHODS; default three for the demo, else all."""
     members: int = 0
@@ -57,13 +84,15 @@ class Options:
 
 def train(options: Options, label: str) -> Path:
     """One method; returns its run folder."""
-    name = METHODS[label]
-    config = concurrent_ddpg.Config(**ALGORITHMS[name].preset)
+    name, fields = METHODS[label]
+    sizes, rates = next((found for start, found in SIZES.items() if options.env.startswith(start)), ({}, {}))
+    config = concurrent_ddpg.Config(**{**ALGORITHMS[name].preset, **fields, **sizes})
     settings = Settings(
-        algorithm=name, env=options.env, members=options.members, steps=options.steps * config.num_learners, evaluations=10,
-        eval_episodes=5, name=f"{options.env}-{name}", folder=options.folder,
+        algorithm=name, env=options.env, env_options=options.env_options, members=options.members,
+        steps=options.steps * config.num_learners, evaluations=10, eval_episodes=5, folder=options.folder,
+        name="-".join([options.env + options.suffix, name, *(str(value) for value in fields.values())]),
     )  # fmt: skip
-    return train_run(resolve(settings, config, concurrent_ddpg.Hyper()), resume=True)
+    return train_run(resolve(settings, config, concurrent_ddpg.Hyper(**rates)), resume=True)
 
 
 def curves(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -74,23 +103,38 @@ def curves(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def study(options: Options) -> None:
-    """Areas under the mean learning curve, and the paired differences between methods; the file is written after each run."""
-    path = RESULTS / f"ccrl_{options.env}.json"
-    areas: dict[str, np.ndarray] = {}
-    rows: dict[str, Any] = {"command": command("ccrl"), "members": options.members, "steps": options.steps, "methods": {}}
+    """Areas under the mean learning curve and last returns, and their paired differences between methods; written after each run.
+
+    Methods that the file already holds stay, if seeds and steps are the same.
+    """
+    path = RESULTS / f"ccrl_{options.env}{options.suffix}.json"
+    about = {"members": options.members, "steps": options.steps, "env_options": list(options.env_options)}
+    rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if any(rows.get(name) != value for name, value in about.items()):
+        rows = {}
+    rows = {"command": command("ccrl"), **about, "methods": rows.get("methods", {})}
     for label in options.methods:
+        began = time.monotonic()
         steps, values = curves(train(options, label))
-        areas[label] = np.asarray([statistics.area_under_curve(steps, v) for v in values])
-        rows["methods"][label] = {
-            name: np.round(x, 4).tolist() for name, x in {"area": areas[label], "final": values[:, -1], "curve": values.mean(0)}.items()
+        measured = {"area": statistics.area_under_curve(steps, values), "final": values[:, -1], "curve": values.mean(0)}
+        rows["methods"][label] = {name: np.round(x, 4).tolist() for name, x in measured.items()} | {
+            "seconds": round(time.monotonic() - began)
         }
-        rows["differences"] = {
-            f"{a} - {b}": np.round(statistics.bootstrap_interval(areas[a] - areas[b], statistics.mean), 4).tolist()
-            for a, b in (("CCRL", "individual"), ("CCRL", "naive"), ("oracle", "individual"), ("CCRL", "shuffled"), ("oracle", "CCRL"))
-            if {a, b} <= set(areas)
-        }
+        rows["differences"] = differences(rows["methods"])
         path.write_text(json.dumps(rows, indent=1) + "\n")
-        print(label, "area", np.round(areas[label], 3), rows["differences"], flush=True)
+        print(label, {name: float(np.round(np.mean(measured[name]), 3)) for name in ("area", "final")}, flush=True)
+
+
+def differences(methods: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """{"a - b": {"area" | "final": mean and 95% bootstrap interval of the paired difference}} of the PAIRS that are there."""
+    return {
+        f"{a} - {b}": {
+            name: np.round(statistics.bootstrap_interval(np.subtract(methods[a][name], methods[b][name]), statistics.mean), 4).tolist()
+            for name in ("area", "final")
+        }
+        for a, b in PAIRS
+        if {a, b} <= set(methods)
+    }
 
 
 def sample(key: jax.Array, env: Any, params: Any) -> tuple[Any, jax.Array, jax.Array]:
