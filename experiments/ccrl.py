@@ -26,7 +26,7 @@ from causal_jax.algorithms import ALGORITHMS, concurrent_ddpg
 from causal_jax.causal import hsic, mixtures, noise_models, sharing
 from causal_jax.cli import configure
 from causal_jax.runs import train_run
-from causal_jax.settings import Settings, resolve
+from causal_jax.settings import Settings, parse_options, resolve
 from experiments.fcdl import command
 
 RESULTS = Path(__file__).parent / "results"
@@ -52,8 +52,8 @@ PAIRS = (  # what is subtracted: the hypotheses, then sharing and exploration ap
 )  # fmt: skip
 SIZES: dict[str, tuple[dict[str, Any], dict[str, float]]] = {  # beginning of an environment's name -> Config and Hyper fields
     "pendulum-wind": (
-        {"hidden": (64, 64), "batch_size": 64, "num_steps": 200, "warmup_steps": 200, "anneal_steps": 3600},
-        {"gamma": 0.99, "tau": 0.005},
+        {"hidden": (64, 64), "batch_size": 64, "num_steps": 100, "warmup_steps": 200, "capacity": 4000, "anneal_steps": 1200},
+        {"gamma": 0.98, "tau": 0.02},
     ),
 }
 DEMO = ("individual", "naive", "CCRL")
@@ -70,6 +70,8 @@ class Options:
     """Where they learn."""
     env_options: tuple[str, ...] = ()
     """Options of the environment, as name=value; spread=0 jitter=0: identical worlds."""
+    rates: tuple[str, ...] = ()
+    """Hyper fields that are not the default, as name=value, e.g. tau=0.002."""
     suffix: str = ""
     """Of the results file's and the run folders' names."""
     methods: tuple[str, ...] = ()
@@ -86,6 +88,7 @@ def train(options: Options, label: str) -> Path:
     """One method; returns its run folder."""
     name, fields = METHODS[label]
     sizes, rates = next((found for start, found in SIZES.items() if options.env.startswith(start)), ({}, {}))
+    rates = {**rates, **parse_options(options.rates)}
     config = concurrent_ddpg.Config(**{**ALGORITHMS[name].preset, **fields, **sizes})
     settings = Settings(
         algorithm=name, env=options.env, env_options=options.env_options, members=options.members,
@@ -108,7 +111,7 @@ def study(options: Options) -> None:
     Methods that the file already holds stay, if seeds and steps are the same.
     """
     path = RESULTS / f"ccrl_{options.env}{options.suffix}.json"
-    about = {"members": options.members, "steps": options.steps, "env_options": list(options.env_options)}
+    about = {"members": options.members, "steps": options.steps, "env_options": list(options.env_options), "rates": list(options.rates)}
     rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if any(rows.get(name) != value for name, value in about.items()):
         rows = {}
