@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import statistics
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from causal_jax.types import Algorithm, UserError
-from experiments.benchmarks import dynamics, hybrid, measure, sweeps
+from experiments.benchmarks import dynamics, hybrid, learners, measure, sweeps
 from experiments.benchmarks.__main__ import Options, run
 from experiments.benchmarks.speed import Sizes, env_rate
 
@@ -202,3 +203,24 @@ def test_a_real_plan_and_a_real_step_take_time():
     few = dataclasses.replace(TINY, plans=2)
     assert hybrid.plan_seconds(few, "hard-move-4")() > 0
     assert hybrid.step_seconds(few, 2, 1, random_episodes=1)() > 0
+
+
+def test_learners_stand_beside_their_peer_in_updates_per_second(monkeypatch):
+    class Peer:
+        told = {"threads": 2, "versions": {}}
+
+        def contestant(self, threads):
+            return lambda: 100.0 * threads
+
+    monkeypatch.setattr(learners.peers, "peer", lambda name, size: contextlib.nullcontext(Peer()))
+    monkeypatch.setattr(learners, "learn_rate", lambda env, config, members, updates: lambda: 20.0 * members * config.num_learners)
+    told = learners.ddpg(TINY)
+    assert {row["label"]: row["median"] for row in told["rows"]} == {
+        "20 learners x 10 seeds": 4000.0, "one learner": 20.0, "stable-baselines3, 1 thread": 100.0, "stable-baselines3, 2 threads": 200.0
+    }  # fmt: skip
+    assert [(ratio["value"], ratio["met"]) for ratio in told["ratios"][1:3]] == [(40.0, True), (20.0, False)]
+
+
+def test_real_learners_take_time():
+    small = dataclasses.replace(learners.CONFIG, num_learners=2, num_steps=2, warmup_steps=8, batch_size=2, capacity=8, hidden=(4,))
+    assert learners.learn_rate("autoregressive-hard", small, 1, 1)() > 0
