@@ -25,7 +25,7 @@ from causal_jax import gallery, history, make, statistics
 from causal_jax.algorithms import ALGORITHMS, concurrent_ddpg
 from causal_jax.causal import hsic, mixtures, noise_models, sharing
 from causal_jax.cli import configure
-from causal_jax.runs import train_run
+from causal_jax.runs import load_run, train_run
 from causal_jax.settings import Settings, parse_options, resolve
 from experiments.fcdl import command
 
@@ -118,8 +118,10 @@ def study(options: Options) -> None:
     rows = {"command": command("ccrl"), **about, "methods": rows.get("methods", {})}
     for label in options.methods:
         began = time.monotonic()
-        steps, values = curves(train(options, label))
+        folder = train(options, label)
+        steps, values = curves(folder)
         measured = {"area": statistics.area_under_curve(steps, values), "final": values[:, -1], "curve": values.mean(0)}
+        measured |= {"seen": seen(folder)} if options.env.endswith("sparse") else {}
         rows["methods"][label] = {name: np.round(x, 4).tolist() for name, x in measured.items()} | {
             "seconds": round(time.monotonic() - began)
         }
@@ -128,12 +130,21 @@ def study(options: Options) -> None:
         print(label, {name: float(np.round(np.mean(measured[name]), 3)) for name in ("area", "final")}, flush=True)
 
 
+def seen(folder: Path) -> np.ndarray:
+    """Share of each member's learners that met a reward above 0.5 in the first half of their steps, [members]; rings not yet full."""
+    buffers = load_run(folder, say=lambda line: None).run.state.buffers
+    half = int(buffers.size.min()) // 2
+    best = np.asarray(buffers.rows.reward)[:, :, :half].max(axis=2)
+    return (best > 0.5).mean(axis=1)
+
+
 def differences(methods: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
-    """{"a - b": {"area" | "final": mean and 95% bootstrap interval of the paired difference}} of the PAIRS that are there."""
+    """{"a - b": {"area" | "final" | "seen": mean and 95% bootstrap interval of the paired difference}} of the PAIRS that are there."""
     return {
         f"{a} - {b}": {
             name: np.round(statistics.bootstrap_interval(np.subtract(methods[a][name], methods[b][name]), statistics.mean), 4).tolist()
-            for name in ("area", "final")
+            for name in ("area", "final", "seen")
+            if name in methods[a] and name in methods[b]
         }
         for a, b in PAIRS
         if {a, b} <= set(methods)
