@@ -25,6 +25,7 @@ from causal_jax import gallery, history, make, statistics
 from causal_jax.algorithms import ALGORITHMS, concurrent_ddpg
 from causal_jax.causal import hsic, mixtures, noise_models, sharing
 from causal_jax.cli import configure
+from causal_jax.plots import figure_file
 from causal_jax.runs import load_run, train_run
 from causal_jax.settings import Settings, parse_options, resolve
 from experiments.fcdl import command
@@ -127,7 +128,18 @@ def study(options: Options) -> None:
         }
         rows["differences"] = differences(rows["methods"])
         path.write_text(json.dumps(rows, indent=1) + "\n")
+        draw(rows, path.with_suffix(".png"))
         print(label, {name: float(np.round(np.mean(measured[name]), 3)) for name in ("area", "final")}, flush=True)
+
+
+def draw(rows: dict[str, Any], path: Path) -> None:
+    """Mean return of every method against the steps of each learner."""
+    with figure_file(path, 7.2, 4.0) as figure:
+        axes = figure.subplots()
+        for label, row in rows["methods"].items():
+            axes.plot(np.linspace(0, rows["steps"], len(row["curve"])), row["curve"], label=label)
+        axes.set(xlabel="steps of each learner", ylabel="return", title=path.stem)
+        axes.legend()
 
 
 def seen(folder: Path) -> np.ndarray:
