@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,15 +25,38 @@ from causal_jax import gallery, history, make, statistics
 from causal_jax.algorithms import ALGORITHMS, concurrent_ddpg
 from causal_jax.causal import hsic, mixtures, noise_models, sharing
 from causal_jax.cli import configure
-from causal_jax.runs import train_run
-from causal_jax.settings import Settings, resolve
+from causal_jax.plots import figure_file
+from causal_jax.runs import load_run, train_run
+from causal_jax.settings import Settings, parse_options, resolve
 from experiments.fcdl import command
 
 RESULTS = Path(__file__).parent / "results"
-METHODS = {
-    "individual": "ddpg-individual", "naive": "ddpg-naive", "oracle": "ddpg-oracle", "CCRL": "ccrl", "shuffled": "ddpg-shuffled",
-    "seed sampling": "seed-sampling",
-}  # fmt: skip
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # label -> algorithm, Config fields beside its preset
+    "individual": ("ddpg-individual", {}),
+    "naive": ("ddpg-naive", {}),
+    "oracle": ("ddpg-oracle", {}),
+    "CCRL": ("ccrl", {}),
+    "shuffled": ("ddpg-shuffled", {}),
+    "seed sampling": ("seed-sampling", {}),
+    "CCRL, ou": ("ccrl", {"exploration": "ou"}),
+    "CCRL, matched": ("ccrl", {"exploration": "matched"}),
+    "individual, coordinated": ("ddpg-individual", {"exploration": "coordinated"}),
+    "naive, coordinated": ("ddpg-naive", {"exploration": "coordinated"}),
+    "oracle, coordinated": ("ddpg-oracle", {"exploration": "coordinated"}),
+}
+PAIRS = (  # what is subtracted: the hypotheses, then sharing and exploration apart
+    ("CCRL", "individual"), ("CCRL", "naive"), ("oracle", "CCRL"), ("oracle", "individual"), ("CCRL", "shuffled"),
+    ("shuffled", "individual"),
+    ("CCRL", "CCRL, ou"), ("CCRL", "CCRL, matched"), ("CCRL, ou", "individual"), ("CCRL, ou", "naive"), ("CCRL, ou", "oracle"),
+    ("CCRL", "oracle, coordinated"), ("CCRL", "individual, coordinated"), ("CCRL", "naive, coordinated"),
+    ("individual, coordinated", "individual"), ("naive, coordinated", "naive"), ("oracle, coordinated", "oracle"),
+)  # fmt: skip
+SIZES: dict[str, tuple[dict[str, Any], dict[str, float]]] = {  # beginning of an environment's name -> Config and Hyper fields
+    "pendulum-wind": (
+        {"hidden": (64, 64), "batch_size": 64, "num_steps": 100, "warmup_steps": 200, "capacity": 4000, "anneal_steps": 1200},
+        {"gamma": 0.98, "tau": 0.02},
+    ),
+}
 DEMO = ("individual", "naive", "CCRL")
 AGENTS, TRANSITIONS = 20, 6  # of the recovery
 
@@ -45,6 +69,12 @@ class Options:
     """demo: three methods and a report; study: every method and the results file; recovery: the estimate alone."""
     env: str = "autoregressive-hard"
     """Where they learn."""
+    env_options: tuple[str, ...] = ()
+    """Options of the environment, as name=value; spread=0 jitter=0: identical worlds."""
+    rates: tuple[str, ...] = ()
+    """Hyper fields that are not the default, as name=value, e.g. tau=0.002."""
+    suffix: str = ""
+    """Of the results file's and the run folders' names."""
     methods: tuple[str, ...] = ()
     """Of METHODS; default three for the demo, else all."""
     members: int = 0
@@ -57,13 +87,16 @@ class Options:
 
 def train(options: Options, label: str) -> Path:
     """One method; returns its run folder."""
-    name = METHODS[label]
-    config = concurrent_ddpg.Config(**ALGORITHMS[name].preset)
+    name, fields = METHODS[label]
+    sizes, rates = next((found for start, found in SIZES.items() if options.env.startswith(start)), ({}, {}))
+    rates = {**rates, **parse_options(options.rates)}
+    config = concurrent_ddpg.Config(**{**ALGORITHMS[name].preset, **fields, **sizes})
     settings = Settings(
-        algorithm=name, env=options.env, members=options.members, steps=options.steps * config.num_learners, evaluations=10,
-        eval_episodes=5, name=f"{options.env}-{name}", folder=options.folder,
+        algorithm=name, env=options.env, env_options=options.env_options, members=options.members,
+        steps=options.steps * config.num_learners, evaluations=10, eval_episodes=5, folder=options.folder,
+        name="-".join([options.env + options.suffix, name, *(str(value) for value in fields.values())]),
     )  # fmt: skip
-    return train_run(resolve(settings, config, concurrent_ddpg.Hyper()), resume=True)
+    return train_run(resolve(settings, config, concurrent_ddpg.Hyper(**rates)), resume=True)
 
 
 def curves(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -74,23 +107,60 @@ def curves(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def study(options: Options) -> None:
-    """Areas under the mean learning curve, and the paired differences between methods; the file is written after each run."""
-    path = RESULTS / f"ccrl_{options.env}.json"
-    areas: dict[str, np.ndarray] = {}
-    rows: dict[str, Any] = {"command": command("ccrl"), "members": options.members, "steps": options.steps, "methods": {}}
+    """Areas under the mean learning curve and last returns, and their paired differences between methods; written after each run.
+
+    Methods that the file already holds stay, if seeds and steps are the same.
+    """
+    path = RESULTS / f"ccrl_{options.env}{options.suffix}.json"
+    about = {"members": options.members, "steps": options.steps, "env_options": list(options.env_options), "rates": list(options.rates)}
+    rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if any(rows.get(name) != value for name, value in about.items()):
+        rows = {}
+    rows = {"command": command("ccrl"), **about, "methods": rows.get("methods", {})}
     for label in options.methods:
-        steps, values = curves(train(options, label))
-        areas[label] = np.asarray([statistics.area_under_curve(steps, v) for v in values])
-        rows["methods"][label] = {
-            name: np.round(x, 4).tolist() for name, x in {"area": areas[label], "final": values[:, -1], "curve": values.mean(0)}.items()
+        began = time.monotonic()
+        folder = train(options, label)
+        steps, values = curves(folder)
+        measured = {"area": statistics.area_under_curve(steps, values), "final": values[:, -1], "curve": values.mean(0)}
+        measured |= {"seen": seen(folder)} if options.env.endswith("sparse") else {}
+        rows["methods"][label] = {name: np.round(x, 4).tolist() for name, x in measured.items()} | {
+            "seconds": round(time.monotonic() - began)
         }
-        rows["differences"] = {
-            f"{a} - {b}": np.round(statistics.bootstrap_interval(areas[a] - areas[b], statistics.mean), 4).tolist()
-            for a, b in (("CCRL", "individual"), ("CCRL", "naive"), ("oracle", "individual"), ("CCRL", "shuffled"), ("oracle", "CCRL"))
-            if {a, b} <= set(areas)
-        }
+        rows["differences"] = differences(rows["methods"])
         path.write_text(json.dumps(rows, indent=1) + "\n")
-        print(label, "area", np.round(areas[label], 3), rows["differences"], flush=True)
+        draw(rows, path.with_suffix(".png"))
+        print(label, {name: float(np.round(np.mean(measured[name]), 3)) for name in ("area", "final")}, flush=True)
+
+
+def draw(rows: dict[str, Any], path: Path) -> None:
+    """Mean return of every method against the steps of each learner."""
+    with figure_file(path, 7.2, 4.0) as figure:
+        axes = figure.subplots()
+        for label, row in rows["methods"].items():
+            axes.plot(np.linspace(0, rows["steps"], len(row["curve"])), row["curve"], label=label)
+        axes.set(xlabel="steps of each learner", ylabel="return", title=path.stem)
+        axes.legend()
+
+
+def seen(folder: Path) -> np.ndarray:
+    """Share of each member's learners that met a reward above 0.5 in the first half of their steps, [members]; rings not yet full."""
+    buffers = load_run(folder, say=lambda line: None).run.state.buffers
+    half = int(buffers.size.min()) // 2
+    best = np.asarray(buffers.rows.reward)[:, :, :half].max(axis=2)
+    return (best > 0.5).mean(axis=1)
+
+
+def differences(methods: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """{"a - b": {"area" | "final" | "seen": mean and 95% bootstrap interval of the paired difference}} of the PAIRS that are there."""
+    return {
+        f"{a} - {b}": {
+            name: np.round(statistics.bootstrap_interval(np.subtract(methods[a][name], methods[b][name]), statistics.mean), 4).tolist()
+            for name in ("area", "final", "seen")
+            if name in methods[a] and name in methods[b]
+        }
+        for a, b in PAIRS
+        if {a, b} <= set(methods)
+    }
 
 
 def sample(key: jax.Array, env: Any, params: Any) -> tuple[Any, jax.Array, jax.Array]:

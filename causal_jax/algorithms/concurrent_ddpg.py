@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from causal_jax import exploration, networks, optim, replay, rollout, spaces
+from causal_jax import exploration, networks, optim, parallel, replay, rollout, spaces
 from causal_jax.causal import extraction, hsic, mixtures, noise_models, sharing
 from causal_jax.causal.sharing import SIMILARITIES
 from causal_jax.envs.base import Worlds
@@ -168,6 +168,11 @@ class State(NamedTuple):
 def steps_per_update(config: Config) -> int:
     """Environment steps of one step of the algorithm, those of all learners together (the warm-up, once, not counted)."""
     return config.num_learners * config.num_steps
+
+
+def batch_sizes(config: Config) -> dict[str, int]:
+    """What a mesh's `data` axis splits: the learners. The rings are whole on every device, for all read all."""
+    return {"num_learners": config.num_learners}
 
 
 def seats(config: Config) -> int:
@@ -361,17 +366,18 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
             sigma = sigma_at(t, hyper)
             actions = jax.vmap(policy)(learners.actor, cursors.obs) + half * noise.u.reshape(len(ids), *space.shape)
             cursors, rows, episodes = jax.vmap(play)(each(keys[0], ids), jnp.clip(actions, low, high), cursors, worlds, t * num + ids)
-            buffers = jax.vmap(lambda buffer, row: replay.add(buffer, jax.tree.map(lambda x: x[None], row)))(buffers, rows)
+            new = parallel.gather(jax.tree.map(lambda x: x[:, None], rows))
+            buffers = jax.vmap(replay.add)(buffers, new)
             rule, ou = config.exploration, (sigma, hyper.ou_rate, hyper.ou_std)
             moved = jax.vmap(lambda key, one: exploration.advance(key, rule, one, *ou))(each(keys[1], ids), noise)
             fresh = jax.vmap(lambda key, one: exploration.begin(key, rule, one, sigma))(each(keys[2], ids), noise)
             noise = jax.tree.map(lambda a, b: jnp.where(episodes["done"][:, None], a, b), fresh, moved)
             batches = jax.vmap(lambda key, row: replay.across(buffers, key, row, config.batch_size))(each(keys[3], ids), weights)
-            learners, metrics = jax.vmap(learn, (0, 0, None))(learners, batches, hyper)
+            learners, metrics = jax.vmap(learn, (0, 0, None))(learners, parallel.split(batches), hyper)
             return (learners, buffers, cursors, noise), (metrics, episodes, rows)
 
         times = state.t + jnp.arange(config.num_steps, dtype=jnp.int32)
-        start = (state.learners, state.buffers, state.cursors, state.noise)
+        start = (parallel.split(state.learners), state.buffers, state.cursors, state.noise)
         (learners, buffers, cursors, noise), (metrics, episodes, rows) = jax.lax.scan(
             body, start, (times, jax.random.split(key_steps, (config.num_steps, 4)))
         )

@@ -60,6 +60,7 @@ ADAPTERS = {
     "gymnax": "a gymnax 1.0 environment, e.g. gymnax:CartPole-v1",
     "minatar": "a MinAtar game as a flat vector, e.g. minatar:breakout or alias:minatar:breakout",
     "brax": "a brax environment, e.g. brax:ant",
+    "brax-worlds": "a brax environment with gravity, masses or friction of each learner's own, e.g. brax-worlds:ant",
     "navix": "a navix task, e.g. navix:Navix-DoorKey-8x8-v0",
     "ale": "an Atari game (extra `atari`), one member a run, e.g. ale:breakout",
     "jaxtari": "an Atari game in JAX, where jaxtari and its sprites are installed, e.g. jaxtari:pong",
@@ -96,6 +97,8 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
         module, cls, fixed = "adapters", prefix.capitalize(), {"name": name}
     elif colon and prefix in ("ale", "jaxtari"):
         module, cls, fixed = "atari", prefix.capitalize(), {"name": name}
+    elif colon and prefix == "brax-worlds":
+        module, cls, fixed = "brax_worlds", "BraxWorlds", {"name": name}
     elif id in ENVS:
         module, cls, fixed = ENVS[id]
     else:

@@ -216,6 +216,10 @@ class Brax(Environment):
         """The brax environment itself."""
         return _brax(self.name, self.backend)
 
+    def world(self, params: Any) -> Any:
+        """The brax environment under these params."""
+        return self.env
+
     @property
     def default_params(self) -> LimitParams:
         """The time limit."""
@@ -224,7 +228,7 @@ class Brax(Environment):
     def reset_env(self, key: Key, params: LimitParams) -> tuple[Obs, BraxState]:
         """See `Environment.reset_env`."""
         with _quiet():
-            state = jax.tree.map(jnp.asarray, self.env.reset(key))
+            state = jax.tree.map(jnp.asarray, self.world(params).reset(key))
         return state.obs, BraxState(brax=state, t=jnp.zeros((), jnp.int32))
 
     def step_env(
@@ -233,7 +237,7 @@ class Brax(Environment):
         """See `Environment.step_env`. The action float [D] is clipped to [-1, 1]; info holds brax's metrics. The key is not needed."""
         old = state.brax.replace(metrics=dict(state.brax.metrics), info=dict(state.brax.info))  # ant writes into the old state's
         with _quiet():
-            new = self.env.step(old, jnp.clip(action, -1.0, 1.0))
+            new = self.world(params).step(old, jnp.clip(action, -1.0, 1.0))
         new = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state.brax)  # brax returns some Python floats
         return new.obs, BraxState(brax=new, t=state.t + 1), new.reward, new.done > 0.5, dict(new.metrics)
 

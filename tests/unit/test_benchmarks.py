@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import statistics
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from causal_jax.types import Algorithm, UserError
-from experiments.benchmarks import dynamics, hybrid, measure, offline, sweeps
+from experiments.benchmarks import dynamics, hybrid, learners, measure, offline, sweeps
 from experiments.benchmarks.__main__ import Options, run
 from experiments.benchmarks.speed import Sizes, env_rate
 
@@ -212,3 +213,24 @@ def test_figures_of_offline_runs(monkeypatch):
     medians = {row["label"]: row["median"] for row in told["rows"]}
     assert medians["40 runs of 10,000 updates of bcq at that rate"] == pytest.approx(10_000 / 10 / 60)
     assert [ratio["met"] for ratio in told["ratios"]][:3] == [False, False, True]
+
+
+def test_learners_stand_beside_their_peer_in_updates_per_second(monkeypatch):
+    class Peer:
+        told = {"threads": 2, "versions": {}}
+
+        def contestant(self, threads):
+            return lambda: 100.0 * threads
+
+    monkeypatch.setattr(learners.peers, "peer", lambda name, size: contextlib.nullcontext(Peer()))
+    monkeypatch.setattr(learners, "learn_rate", lambda env, config, members, updates: lambda: 20.0 * members * config.num_learners)
+    told = learners.ddpg(TINY)
+    assert {row["label"]: row["median"] for row in told["rows"]} == {
+        "20 learners x 10 seeds": 4000.0, "one learner": 20.0, "stable-baselines3, 1 thread": 100.0, "stable-baselines3, 2 threads": 200.0
+    }  # fmt: skip
+    assert [(ratio["value"], ratio["met"]) for ratio in told["ratios"][1:3]] == [(40.0, True), (20.0, False)]
+
+
+def test_real_learners_take_time():
+    small = dataclasses.replace(learners.CONFIG, num_learners=2, num_steps=2, warmup_steps=8, batch_size=2, capacity=8, hidden=(4,))
+    assert learners.learn_rate("autoregressive-hard", small, 1, 1)() > 0

@@ -52,6 +52,23 @@ def test_rows_come_from_the_rings_as_often_as_the_weights_say() -> None:
     np.testing.assert_allclose(shares, weights, atol=4 * np.sqrt(0.25 / 100_000))
 
 
+@pytest.mark.parametrize(("spread", "same"), [(0.0, 1 / 3), (1.0, 1.0)])
+def test_where_worlds_are_the_same_everyone_is_read_alike(spread: float, same: float) -> None:
+    """Share of a learner's batches from its own group of three: what it is by chance, or all of it."""
+    env, params = make("autoregressive-hard", spread=spread, jitter=0.0)
+    config = ddpg.Config(num_learners=9, extractor="regression", num_components=3)
+    key_worlds, key_data, key_share = jax.random.split(jax.random.key(0), 3)
+    worlds = env.draw_worlds(key_worlds, params, 9)
+    draws = jax.random.uniform(key_data, (3, 9, 8, 1), minval=-1.0)
+    y = worlds.value[:, None, None] * draws[0] + draws[1] + 0.1 * draws[2]
+    found = ddpg.share(key_share, config, ddpg.Hyper(), worlds, jnp.concatenate([draws[0], draws[1]], axis=2), y)
+    assert bool(found.differ) == (spread > 0)
+    shares = jnp.sum(found.weights * (worlds.group[:, None] == worlds.group), axis=1)
+    np.testing.assert_allclose(shares, same, atol=0.02)
+    if not spread:
+        np.testing.assert_allclose(found.weights, 1 / 9, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
