@@ -14,7 +14,7 @@ import tyro
 from causal_jax.fields import suggest
 from causal_jax.mesh import use_all_cores
 from causal_jax.types import UserError
-from experiments.benchmarks import dynamics, host, hybrid, masks, measure, scaling, speed
+from experiments.benchmarks import causes, dynamics, host, hybrid, masks, measure, scaling, speed
 from experiments.benchmarks.speed import Sizes
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -32,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], dict[str, Any]]] = {
     "factored": dynamics.factored,
     "dlpa": hybrid.planning,
     "hybrid": hybrid.environments,
+    "anm-mm": causes.fits,
     "scores": dynamics.scores,
     "scale-members": scaling.members_curve,
     "scale-envs": scaling.envs_curve,
