@@ -1,0 +1,192 @@
+"""CCRL (arXiv 2401.18012): how well the ways of finding what differs between worlds find it, without any learning.
+
+    python -m experiments.ccrl_extraction table     # every extractor, 6 transitions of 20 agents: results/ccrl_extraction.json
+    python -m experiments.ccrl_extraction rollouts  # the same from rollouts, 6 to 200 transitions: results/ccrl_rollouts.json
+    python -m experiments.ccrl_extraction collapse  # how often a single start ends at a constant theta: results/ccrl_collapse.json
+
+The paper prefers ANM-MM to LiNGAM, IGCI and the like without a comparison. Scores: |Spearman| of theta with the true parameter, adjusted
+Rand index (ARI) of a Gaussian mixture's clusters with the true groups, their number given or found by BIC. All sizes are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from causal_jax import exploration, make, plots
+from causal_jax.algorithms import concurrent_ddpg
+from causal_jax.causal import extraction, hsic, mixtures, noise_models, sharing
+from causal_jax.cli import configure
+from experiments.benchmarks.causes import toy
+from experiments.fcdl import command
+
+RESULTS = Path(__file__).parent / "results"
+AGENTS, GROUPS = 20, 3
+ENVS = ("autoregressive-easy", "autoregressive-hard", "pendulum-wind")
+ROWS: dict[str, tuple[str, noise_models.Spec, float]] = {
+    "ANM-MM, a theta per agent": ("anm-mm", noise_models.Spec("agent"), 1.0),
+    "ANM-MM, a theta per sample": ("anm-mm", noise_models.Spec("sample_free"), 10.0),
+    "ANM-MM, theta a network": ("anm-mm", noise_models.Spec("sample_mlp"), 10.0),
+    "regression": ("regression", noise_models.Spec(), 0.0),
+    "LiNGAM-style": ("lingam", noise_models.Spec(), 0.0),
+    "IGCI-style": ("igci", noise_models.Spec(), 0.0),
+    "context encoder": ("context", noise_models.Spec(), 0.0),
+}
+LENGTHS = (6, 20, 50, 200)
+EXACT, INDUCING, FEW = 320, 64, 3  # samples of an exact likelihood; inducing points and random starts where there are more
+Draw = Callable[[jax.Array, Any, Any, int], tuple[Any, jax.Array, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to measure, and how much."""
+
+    what: tyro.conf.Positional[Literal["table", "rollouts", "collapse"]]
+    """table: transitions from the starts; rollouts: those of a random walk's actions; collapse: fits of the toy."""
+    seeds: int = 0
+    """Seeds; 0: 5, for collapse 50."""
+    envs: tuple[str, ...] = ENVS
+    """Families of worlds."""
+    rows: tuple[str, ...] = ()
+    """Extractors, of ROWS; none: all, for rollouts those with a theta per agent (a theta per sample needs O(N^2) whatever is done)."""
+    lengths: tuple[int, ...] = LENGTHS
+    """rollouts: transitions of each agent."""
+
+
+def from_starts(key: jax.Array, env: Any, params: Any, num: int) -> tuple[Any, jax.Array, jax.Array]:
+    """(AGENTS worlds, x [A, S, D], y [A, S, E]) of `num` usable steps from independent starts under uniform actions. key: consumed."""
+    key_worlds, key_rows = jax.random.split(key)
+    worlds = env.draw_worlds(key_worlds, params, AGENTS)
+
+    def one(key: jax.Array, world: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        keys = jax.random.split(key, 3)
+        obs, state = env.reset_env(keys[0], world)
+        action = env.action_space(world).sample(keys[1])
+        return concurrent_ddpg.evidence(env, obs, action, env.step_env(keys[2], state, action, world)[0])
+
+    def agent(key: jax.Array, world: Any) -> tuple[jax.Array, jax.Array]:
+        x, y, usable = jax.vmap(one, (0, None))(jax.random.split(key, 8 * num), world)
+        index = jax.lax.top_k(usable.astype(jnp.float32), num)[1]
+        return x[index], y[index]
+
+    return worlds, *jax.vmap(agent)(jax.random.split(key_rows, AGENTS), worlds.params)
+
+
+def from_rollouts(key: jax.Array, env: Any, params: Any, num: int) -> tuple[Any, jax.Array, jax.Array]:
+    """The same of `num` usable transitions, uniform over 1,000 steps of episodes under Ornstein-Uhlenbeck actions. key: consumed."""
+    key_worlds, key_rows = jax.random.split(key)
+    worlds = env.draw_worlds(key_worlds, params, AGENTS)
+    high = env.action_space(params).high
+
+    def agent(key: jax.Array, world: Any) -> tuple[jax.Array, jax.Array]:
+        keys = jax.random.split(key, 4)
+        obs, state = env.reset(keys[0], world)
+        noise = exploration.start(keys[1], "ou", 1, 0.0)
+
+        def step(carry: Any, key: jax.Array) -> tuple[Any, Any]:
+            obs, state, noise = carry
+            key_noise, key_step = jax.random.split(key)
+            noise = exploration.advance(key_noise, "ou", noise, 0.0, 0.15, 0.2)
+            action = jnp.clip(high * noise.u, -high, high)
+            after, state, _, _, _, info = env.step(key_step, state, action, world)
+            return (after, state, noise), concurrent_ddpg.evidence(env, obs, action, info["final_observation"])
+
+        _, (x, y, usable) = jax.lax.scan(step, (obs, state, noise), jax.random.split(keys[2], 1000))
+        index = jax.lax.top_k(usable + jax.random.uniform(keys[3], usable.shape), num)[1]
+        return x[index], y[index]
+
+    return worlds, *jax.vmap(agent)(jax.random.split(key_rows, AGENTS), worlds.params)
+
+
+def scores(label: str, draw: Draw, env_id: str, num: int, seeds: int) -> dict[str, Any]:
+    """Every score of one extractor in one family of worlds, a value per seed; and the seconds of all of it, with compilation."""
+    env, params = make(env_id)
+    name, spec, lam = ROWS[label]
+    if AGENTS * num > EXACT:
+        spec = dataclasses.replace(spec, inducing=INDUCING, restarts=FEW)
+
+    def one(key: jax.Array) -> dict[str, jax.Array]:
+        key_data, key_fit, key_given, key_bic = jax.random.split(key, 4)
+        worlds, x, y = draw(key_data, env, params, num)
+        found = extraction.extract(name, key_fit, x, y, spec, lam)
+        theta = hsic.standardise(sharing.winsorise(found.theta))
+        given, _ = mixtures.assign(key_given, theta, GROUPS)
+        free, components = mixtures.assign(key_bic, theta, 0)
+        return {
+            "spearman": jnp.abs(mixtures.rank_correlation(found.theta[:, 0], worlds.value)),
+            "ari": mixtures.adjusted_rand(jnp.argmax(given, axis=1), worlds.group),
+            "ari_bic": mixtures.adjusted_rand(jnp.argmax(free, axis=1), worlds.group),
+            "components": components,
+            "differ": found.differ.astype(jnp.float32),
+        }
+
+    began = time.perf_counter()
+    found = jax.device_get(jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(jax.random.key(0), seeds)))
+    return {**{k: np.round(v, 4).tolist() for k, v in found.items()}, "seconds": round(time.perf_counter() - began, 1)}
+
+
+def measure(options: Options, file: str, draw: Draw, lengths: tuple[int, ...]) -> None:
+    """Fill the table of `file`, row by row; rows that it holds already stay."""
+    path = RESULTS / file
+    table = json.loads(path.read_text()) if path.exists() else {"command": command("ccrl_extraction"), "agents": AGENTS, "results": {}}
+    table["seeds"] = options.seeds
+    for env_id in options.envs:
+        for num in lengths:
+            for label in options.rows:
+                row = scores(label, draw, env_id, num, options.seeds)
+                table["results"][f"{env_id}, {num} transitions, {label}"] = row
+                path.write_text(json.dumps(table, indent=1) + "\n")
+                means = {k: round(float(np.mean(v)), 3) for k, v in row.items()}
+                print(env_id, num, label, means, flush=True)
+
+
+def collapse(options: Options) -> None:
+    """Share of single random starts on the toy that end at a theta which does not depend on the sample (standard deviation < 1e-3)."""
+    rows: dict[str, Any] = {"command": command("ccrl_extraction"), "seeds": options.seeds, "points": 100, "results": {}}
+    for penalty, lam in (("raw", 1.0), ("cka", 1.0), ("cka", 10.0)):
+        spec = noise_models.Spec("sample_free", penalty=penalty, restarts=4)
+
+        def one(key: jax.Array, spec: Any = spec, lam: float = lam) -> tuple[jax.Array, jax.Array, jax.Array]:
+            key_data, key_start, key_fit, key_mixture = jax.random.split(key, 4)
+            x, y, mechanism = toy(key_data)
+            starts = 0.5 * jax.random.normal(key_start, (1, len(x), 1))
+            theta = noise_models.fit(key_fit, x[:, None], y[:, None], lam, spec, starts).theta
+            best = noise_models.fit(key_fit, x[:, None], y[:, None], lam, spec).theta
+            groups = jnp.argmax(mixtures.assign(key_mixture, hsic.standardise(best), 2)[0], axis=1)
+            return jnp.std(theta), jnp.std(best), mixtures.adjusted_rand(groups, mechanism)
+
+        keys = jax.random.split(jax.random.key(0), options.seeds)
+        single, best, ari = (np.asarray(v) for v in jax.jit(lambda keys, one=one: jax.lax.map(one, keys))(keys))
+        rows["results"][f"{penalty}, lambda {lam:g}"] = {
+            "collapsed, one random start": float(np.mean(single < 1e-3)), "collapsed, best of 5 starts": float(np.mean(best < 1e-3)),
+            "ari, best of 5 starts": round(float(np.mean(ari)), 3), "deviation": np.round(single, 5).tolist(),
+        }  # fmt: skip
+        print(penalty, lam, {k: v for k, v in rows["results"][f"{penalty}, lambda {lam:g}"].items() if k != "deviation"}, flush=True)
+        (RESULTS / "ccrl_collapse.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def main(options: Options) -> None:
+    """Fill in the defaults and run."""
+    per_agent = [label for label in ROWS if ROWS[label][1].latent == "agent"]
+    rows = options.rows or tuple(per_agent if options.what == "rollouts" else ROWS)
+    options = dataclasses.replace(options, rows=rows, seeds=options.seeds or (50 if options.what == "collapse" else 5))
+    if options.what == "collapse":
+        collapse(options)
+    elif options.what == "table":
+        measure(options, "ccrl_extraction.json", from_starts, (6,))
+    else:
+        measure(options, "ccrl_rollouts.json", from_rollouts, options.lengths)
+
+
+if __name__ == "__main__":
+    configure()
+    main(tyro.cli(Annotated[Options, tyro.conf.arg(name="")]))
