@@ -11,6 +11,7 @@ Rand index (ARI) of a Gaussian mixture's clusters with the true groups, their nu
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from causal_jax import exploration, make, plots
+from causal_jax import exploration, make
 from causal_jax.algorithms import concurrent_ddpg
 from causal_jax.causal import extraction, hsic, mixtures, noise_models, sharing
 from causal_jax.cli import configure
@@ -107,38 +108,51 @@ def from_rollouts(key: jax.Array, env: Any, params: Any, num: int) -> tuple[Any,
     return worlds, *jax.vmap(agent)(jax.random.split(key_rows, AGENTS), worlds.params)
 
 
+@jax.jit
+def agreement(keys: jax.Array, theta: jax.Array, value: jax.Array, group: jax.Array) -> dict[str, jax.Array]:
+    """Scores [seeds] of theta [seeds, A, Q] beside the worlds' parameter and group, both [seeds, A]. keys: consumed."""
+
+    def one(key: jax.Array, theta: jax.Array, value: jax.Array, group: jax.Array) -> dict[str, jax.Array]:
+        key_given, key_bic = jax.random.split(key)
+        cut = hsic.standardise(sharing.winsorise(theta))
+        given, _ = mixtures.assign(key_given, cut, GROUPS)
+        free, components = mixtures.assign(key_bic, cut, 0)
+        return {
+            "spearman": jnp.abs(mixtures.rank_correlation(theta[:, 0], value)),
+            "ari": mixtures.adjusted_rand(jnp.argmax(given, axis=1), group),
+            "ari_bic": mixtures.adjusted_rand(jnp.argmax(free, axis=1), group),
+            "components": components,
+        }
+
+    return jax.lax.map(lambda row: one(*row), (keys, theta, value, group))
+
+
+@functools.cache
+def data(draw: Draw, env_id: str, num: int, seeds: int) -> Any:
+    """`draw` for every seed: (worlds, x [seeds, A, S, D], y [seeds, A, S, E])."""
+    env, params = make(env_id)
+    return jax.jit(lambda keys: jax.lax.map(lambda key: draw(key, env, params, num), keys))(jax.random.split(jax.random.key(0), seeds))
+
+
 def scores(label: str, draw: Draw, env_id: str, num: int, seeds: int) -> dict[str, Any]:
     """Every score of one extractor in one family of worlds, a value per seed; and the seconds of all of it, with compilation."""
-    env, params = make(env_id)
     name, spec, lam = ROWS[label]
     if AGENTS * num > EXACT:
         spec = dataclasses.replace(spec, inducing=INDUCING, restarts=FEW)
-
-    def one(key: jax.Array) -> dict[str, jax.Array]:
-        key_data, key_fit, key_given, key_bic = jax.random.split(key, 4)
-        worlds, x, y = draw(key_data, env, params, num)
-        found = extraction.extract(name, key_fit, x, y, spec, lam)
-        theta = hsic.standardise(sharing.winsorise(found.theta))
-        given, _ = mixtures.assign(key_given, theta, GROUPS)
-        free, components = mixtures.assign(key_bic, theta, 0)
-        return {
-            "spearman": jnp.abs(mixtures.rank_correlation(found.theta[:, 0], worlds.value)),
-            "ari": mixtures.adjusted_rand(jnp.argmax(given, axis=1), worlds.group),
-            "ari_bic": mixtures.adjusted_rand(jnp.argmax(free, axis=1), worlds.group),
-            "components": components,
-            "differ": found.differ.astype(jnp.float32),
-        }
-
     began = time.perf_counter()
-    found = jax.device_get(jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(jax.random.key(0), seeds)))
-    return {**{k: np.round(v, 4).tolist() for k, v in found.items()}, "seconds": round(time.perf_counter() - began, 1)}
+    worlds, x, y = data(draw, env_id, num, seeds)
+    fits = jax.jit(lambda rows: jax.lax.map(lambda row: extraction.extract(name, row[0], row[1], row[2], spec, lam), rows))
+    found = fits((jax.random.split(jax.random.key(1), seeds), x, y))
+    told = agreement(jax.random.split(jax.random.key(2), seeds), found.theta, worlds.value, worlds.group)
+    told = jax.device_get({**told, "differ": found.differ.astype(jnp.float32)})
+    return {**{k: np.round(v, 4).tolist() for k, v in told.items()}, "seconds": round(time.perf_counter() - began, 1)}
 
 
 def measure(options: Options, file: str, draw: Draw, lengths: tuple[int, ...]) -> None:
-    """Fill the table of `file`, row by row; rows that it holds already stay."""
+    """Fill the table of `file`, row by row; other rows that it holds stay."""
     path = RESULTS / file
-    table = json.loads(path.read_text()) if path.exists() else {"command": command("ccrl_extraction"), "agents": AGENTS, "results": {}}
-    table["seeds"] = options.seeds
+    table: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"results": {}}
+    table |= {"command": command("ccrl_extraction"), "agents": AGENTS, "seeds": options.seeds}
     for env_id in options.envs:
         for num in lengths:
             for label in options.rows:

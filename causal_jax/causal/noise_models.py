@@ -209,8 +209,10 @@ def fit(key: Key, x: jax.Array, y: jax.Array, lam: Any = 1.0, spec: Spec = Spec(
         theta = latent({**params, "free": free})
         weights = 0.5 * WEIGHT_PRIOR * sum(jnp.sum(jnp.square(w)) for w in jax.tree.leaves(params["net"])) if mlp else 0.0
         prior = 0.5 * (jnp.sum(jnp.square(params["h"])) + jnp.sum(jnp.square(theta)))
-        raw = spec.penalty == "raw" and square_x is not None
-        penalty = raw_dependence(params["h"], square_x, theta) if raw else dependence(gram_x, theta, len(flat_x) // units)
+        if spec.penalty == "raw" and square_x is not None:
+            penalty = raw_dependence(params["h"], square_x, theta)
+        else:
+            penalty = dependence(gram_x, theta, len(flat_x) // units)
         return likelihood(params["h"], theta) + prior + lam * free * penalty + weights
 
     def descend(function: Any, params: Params, steps: int, lr: float) -> Params:
