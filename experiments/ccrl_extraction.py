@@ -164,28 +164,28 @@ def measure(options: Options, file: str, draw: Draw, lengths: tuple[int, ...]) -
 
 
 def collapse(options: Options) -> None:
-    """Share of single random starts on the toy that end at a theta which does not depend on the sample (standard deviation < 1e-3)."""
+    """Share of single random starts on the toy that end at a constant theta (standard deviation < 1e-3), and ARI of two clusters."""
     rows: dict[str, Any] = {"command": command("ccrl_extraction"), "seeds": options.seeds, "points": 100, "results": {}}
-    for penalty, lam in (("raw", 1.0), ("cka", 1.0), ("cka", 10.0)):
-        spec = noise_models.Spec("sample_free", penalty=penalty, restarts=4)
+    cases = [(latent, penalty, 10.0) for latent in ("sample_free", "sample_mlp") for penalty in noise_models.PENALTIES[::-1]]
+    for latent, penalty, beta in [*cases, ("sample_mlp", "raw", 0.1), ("sample_mlp", "cka", 0.1)]:
+        spec = noise_models.Spec(latent, penalty=penalty, beta=beta)
 
-        def one(key: jax.Array, spec: Any = spec, lam: float = lam) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def one(key: jax.Array, lam: jax.Array, spec: Any = spec) -> tuple[jax.Array, jax.Array]:
             key_data, key_start, key_fit, key_mixture = jax.random.split(key, 4)
             x, y, mechanism = toy(key_data)
             starts = 0.5 * jax.random.normal(key_start, (1, len(x), 1))
             theta = noise_models.fit(key_fit, x[:, None], y[:, None], lam, spec, starts).theta
-            best = noise_models.fit(key_fit, x[:, None], y[:, None], lam, spec).theta
-            groups = jnp.argmax(mixtures.assign(key_mixture, hsic.standardise(best), 2)[0], axis=1)
-            return jnp.std(theta), jnp.std(best), mixtures.adjusted_rand(groups, mechanism)
+            groups = jnp.argmax(mixtures.assign(key_mixture, hsic.standardise(theta), 2)[0], axis=1)
+            return jnp.std(theta), mixtures.adjusted_rand(groups, mechanism)
 
-        keys = jax.random.split(jax.random.key(0), options.seeds)
-        single, best, ari = (np.asarray(v) for v in jax.jit(lambda keys, one=one: jax.lax.map(one, keys))(keys))
-        rows["results"][f"{penalty}, lambda {lam:g}"] = {
-            "collapsed, one random start": float(np.mean(single < 1e-3)), "collapsed, best of 5 starts": float(np.mean(best < 1e-3)),
-            "ari, best of 5 starts": round(float(np.mean(ari)), 3), "deviation": np.round(single, 5).tolist(),
-        }  # fmt: skip
-        print(penalty, lam, {k: v for k, v in rows["results"][f"{penalty}, lambda {lam:g}"].items() if k != "deviation"}, flush=True)
-        (RESULTS / "ccrl_collapse.json").write_text(json.dumps(rows, indent=1) + "\n")
+        program = jax.jit(lambda keys, lam, one=one: jax.lax.map(lambda key: one(key, lam), keys))
+        for lam in (0.0, 1.0, 10.0) if (penalty, beta) == ("cka", 10.0) else (1.0, 10.0):
+            deviation, ari = (np.asarray(v) for v in program(jax.random.split(jax.random.key(0), options.seeds), lam))
+            row = {"collapsed": float(np.mean(deviation < 1e-3)), "ari": round(float(np.mean(ari)), 3)}
+            label = f"{latent}, {penalty}, lambda {lam:g}, beta starts at {beta:g}"
+            rows["results"][label] = {**row, "deviation": np.round(deviation, 5).tolist()}
+            print(label, row, flush=True)
+            (RESULTS / "ccrl_collapse.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def main(options: Options) -> None:

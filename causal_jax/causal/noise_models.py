@@ -33,7 +33,6 @@ from causal_jax.types import Key, Params, UserError
 JITTER = 1e-2  # the authors': added to every kernel matrix, so the noise variance of standardised y never falls below it
 LATENTS, PENALTIES = ("agent", "sample_free", "sample_mlp"), ("cka", "raw")
 WIDTH, WEIGHT_PRIOR = 20, 2.0  # of the back-constraint
-BETA = 10.0  # where the inverse noise variance starts (authors: 0.1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +51,8 @@ class Spec:
     """Adam steps of every start."""
     lr: float = option(0.05, above=0.0)
     """Adam's step size, decayed to 0 along a cosine."""
+    beta: float = option(10.0, above=0.0)
+    """Inverse noise variance at the start; authors: 0.1."""
     inducing: int = option(0, low=0)
     """Inducing points of the likelihood, and random features for the dependence: for thousands of samples. 0: exact, in O(N^3)."""
 
@@ -226,7 +227,7 @@ def fit(key: Key, x: jax.Array, y: jax.Array, lam: Any = 1.0, spec: Spec = Spec(
         return jax.lax.scan(body, carry, jnp.arange(steps, dtype=dtype) / steps)[0][0]
 
     def one(key: Key, start: jax.Array, free: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        h = jnp.full((3 + q + dim,), -1.0, dtype).at[-1].set(math.log(BETA))
+        h = jnp.full((3 + q + dim,), -1.0, dtype).at[-1].set(math.log(spec.beta))
         params: Params = {"h": h, "theta": start}
         if mlp:
             keys, bound = jax.random.split(key, 3), math.sqrt(3.0 / inputs.shape[1])
