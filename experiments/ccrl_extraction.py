@@ -2,6 +2,7 @@
 
     python -m experiments.ccrl_extraction table     # every extractor, 6 transitions of 20 agents: results/ccrl_extraction.json
     python -m experiments.ccrl_extraction rollouts  # the same from rollouts, 6 to 200 transitions: results/ccrl_rollouts.json
+    python -m experiments.ccrl_extraction picture   # of rollouts: results/ccrl_rollouts.png
     python -m experiments.ccrl_extraction collapse  # how often a single start ends at a constant theta: results/ccrl_collapse.json
 
 The paper prefers ANM-MM to LiNGAM, IGCI and the like without a comparison. Scores: |Spearman| of theta with the true parameter, adjusted
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from causal_jax import exploration, make
+from causal_jax import exploration, make, plots
 from causal_jax.algorithms import concurrent_ddpg
 from causal_jax.causal import extraction, hsic, mixtures, noise_models, sharing
 from causal_jax.cli import configure
@@ -51,8 +52,8 @@ Draw = Callable[[jax.Array, Any, Any, int], tuple[Any, jax.Array, jax.Array]]
 class Options:
     """What to measure, and how much."""
 
-    what: tyro.conf.Positional[Literal["table", "rollouts", "collapse"]]
-    """table: transitions from the starts; rollouts: those of a random walk's actions; collapse: fits of the toy."""
+    what: tyro.conf.Positional[Literal["table", "rollouts", "picture", "collapse"]]
+    """table: transitions from the starts; rollouts: those of a random walk's actions; picture: of these; collapse: fits of the toy."""
     seeds: int = 0
     """Seeds; 0: 5, for collapse 50."""
     envs: tuple[str, ...] = ENVS
@@ -163,6 +164,26 @@ def measure(options: Options, file: str, draw: Draw, lengths: tuple[int, ...]) -
                 print(env_id, num, label, means, flush=True)
 
 
+def picture() -> Path:
+    """ARI (number of groups given) beside the number of transitions, a panel per family of worlds; returns the file."""
+    results = json.loads((RESULTS / "ccrl_rollouts.json").read_text())["results"]
+    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for name, row in results.items():
+        env_id, num, label = name.split(", ", 2)
+        found.setdefault(env_id, {}).setdefault(label, []).append((int(num.split()[0]), float(np.mean(row["ari"]))))
+    with plots.figure_file(RESULTS / "ccrl_rollouts.png", 9.0, 3.4) as figure:
+        axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+        for axis, (env_id, rows) in zip(axes, found.items(), strict=True):
+            for i, (label, points) in enumerate(rows.items()):
+                axis.plot(*zip(*sorted(points), strict=True), color=plots.PALETTE[i], linestyle=plots.LINES[i], marker="o", label=label)
+            axis.set(xscale="log", title=env_id, xlabel="transitions of each of 20 agents")
+            axis.set_xticks(LENGTHS, [str(n) for n in LENGTHS])
+            axis.minorticks_off()
+        axes[0].set_ylabel("adjusted Rand index")
+        axes[-1].legend(fontsize=8)
+    return RESULTS / "ccrl_rollouts.png"
+
+
 def collapse(options: Options) -> None:
     """Share of single random starts on the toy that end at a constant theta (standard deviation < 1e-3), and ARI of two clusters."""
     rows: dict[str, Any] = {"command": command("ccrl_extraction"), "seeds": options.seeds, "points": 100, "results": {}}
@@ -195,6 +216,8 @@ def main(options: Options) -> None:
     options = dataclasses.replace(options, rows=rows, seeds=options.seeds or (50 if options.what == "collapse" else 5))
     if options.what == "collapse":
         collapse(options)
+    elif options.what == "picture":
+        print(picture())
     elif options.what == "table":
         measure(options, "ccrl_extraction.json", from_starts, (6,))
     else:

@@ -8,7 +8,7 @@ is a Gaussian process over (x, theta) with a product kernel, theta is found with
 h = (log alpha_z, log gamma_z [Q], log alpha_x, log gamma_x [D], log beta). Samples are [A, S, ...]: A agents of S samples with one theta
 each. One sample per agent is the literal per-sample model ("sample_free"), theta as a network of (x, y) the back-constrained one
 ("sample_mlp"); CCRL does not say which it uses, theta per agent is ours. penalty "raw" is the authors' log tr(Kx H Kz H) with the learned
-kernels. It has no lower bound (a constant theta) and with exact gradients most fits end there; the default "cka" is bounded (hsic.py).
+kernels. It has no lower bound (a constant theta ends there); the default "cka" is bounded (hsic.py).
 Departures: exact gradients in O(N^3) (theirs leaves out the hyperparameters and half of theta's, in O(N^4)), Adam instead of conjugate
 gradients, restarts in one program, a start from residuals.
 """
