@@ -98,6 +98,18 @@ def test(x: Float[Array, "N D"], y: Float[Array, "N E"]) -> Independence:
     return Independence(statistic, scale * (low + high) / 2, jax.scipy.special.gammaincc(shape, statistic / scale))
 
 
+def permutation_test(key: Key, x: Float[Array, "N D"], y: Float[Array, "N E"], num: int = 1000) -> Float[Array, ""]:
+    """The p-value of `test` without its approximation: how often `num` random pairings of the rows depend as much. key: consumed."""
+    k, l = centre(median_kernel(x)), median_kernel(y)
+
+    def paired(key: Key) -> jax.Array:
+        order = jax.random.permutation(key, x.shape[0])
+        return jnp.sum(k * l[order][:, order])
+
+    null = jax.lax.map(paired, jax.random.split(key, num))
+    return (1 + jnp.sum(null >= jnp.sum(k * l))) / (1 + num)
+
+
 def random_features(key: Key, x: Float[Array, "N D"], num: int) -> Float[Array, "N R"]:
     """`num` random Fourier features whose products approximate `gaussian` in O(N num). key: consumed. Source: Rahimi & Recht 2007."""
     key_w, key_b = jax.random.split(key)

@@ -16,6 +16,8 @@ from jaxtyping import Array, Float, Int
 
 from causal_jax.types import Key
 
+FLOOR = 1e-2  # of variances, standardised points: with 1e-3, BIC cuts a group of 7 points in two in one of 12 draws, with this in 0 of 60
+
 
 class Mixture(NamedTuple):
     """weights [K], means [K, D], covariances [K, D, D]; log_likelihood []: the mean over points, before the last step."""
@@ -70,7 +72,7 @@ def plus_plus(key: Key, x: Float[Array, "N D"], num: int) -> Float[Array, "K D"]
     return centres
 
 
-def fit(key: Key, x: Float[Array, "N D"], num: int, restarts: int = 10, steps: int = 100, floor: float = 1e-3) -> Mixture:
+def fit(key: Key, x: Float[Array, "N D"], num: int, restarts: int = 10, steps: int = 100, floor: float = FLOOR) -> Mixture:
     """The most likely of `restarts` mixtures of `num` components after `steps` steps each. key: consumed."""
 
     def one(key: jax.Array) -> Mixture:

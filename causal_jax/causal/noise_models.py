@@ -8,7 +8,7 @@ is a Gaussian process over (x, theta) with a product kernel, theta is found with
 h = (log alpha_z, log gamma_z [Q], log alpha_x, log gamma_x [D], log beta). Samples are [A, S, ...]: A agents of S samples with one theta
 each. One sample per agent is the literal per-sample model ("sample_free"), theta as a network of (x, y) the back-constrained one
 ("sample_mlp"); CCRL does not say which it uses, theta per agent is ours. penalty "raw" is the authors' log tr(Kx H Kz H) with the learned
-kernels. It has no lower bound (a constant theta) and with exact gradients most fits end there; the default "cka" is bounded (hsic.py).
+kernels. It has no lower bound (a constant theta ends there); the default "cka" is bounded (hsic.py).
 Departures: exact gradients in O(N^3) (theirs leaves out the hyperparameters and half of theta's, in O(N^4)), Adam instead of conjugate
 gradients, restarts in one program, a start from residuals.
 """
@@ -24,15 +24,15 @@ import jax.numpy as jnp
 import optax
 
 from causal_jax.causal import hsic
+from causal_jax.causal.likelihood import factor, gaussian_nll, inverse_lower
 from causal_jax.fields import option
 from causal_jax.networks import uniform
 from causal_jax.optim import adam
-from causal_jax.types import Key, Params
+from causal_jax.types import Key, Params, UserError
 
 JITTER = 1e-2  # the authors': added to every kernel matrix, so the noise variance of standardised y never falls below it
 LATENTS, PENALTIES = ("agent", "sample_free", "sample_mlp"), ("cka", "raw")
 WIDTH, WEIGHT_PRIOR = 20, 2.0  # of the back-constraint
-BETA = 10.0  # where the inverse noise variance starts (authors: 0.1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Spec:
     """Adam steps of every start."""
     lr: float = option(0.05, above=0.0)
     """Adam's step size, decayed to 0 along a cosine."""
+    beta: float = option(10.0, above=0.0)
+    """Inverse noise variance at the start; authors: 0.1."""
+    inducing: int = option(0, low=0)
+    """Inducing points of the likelihood, and random features for the dependence: for thousands of samples. 0: exact, in O(N^3)."""
 
 
 class Fit(NamedTuple):
@@ -65,56 +69,6 @@ class Fit(NamedTuple):
     nll: jax.Array
     objectives: jax.Array
     null: jax.Array
-
-
-@jax.custom_vjp
-def gaussian_nll(kernel: jax.Array, y: jax.Array) -> jax.Array:
-    """-log N(y; 0, kernel) summed over the columns of y [N, D] with one kernel [N, N]; no gradient for y."""
-    return _gaussian_nll(kernel, y)[0]
-
-
-def inverse_lower(lower: jax.Array) -> jax.Array:
-    """The inverse of a lower triangular matrix [N, N], by blocks: matrix products, which vmap well.
-
-    For nine matrices of 100 x 100 0.9 ms on 2 loaded cores, where a triangular solve by LAPACK takes 0.7 to 60.
-    """
-    num = lower.shape[0]
-    levels = max(int(math.log2(max(num, 1) / 6)), 0)
-    base = -(-num // 2**levels)
-    pad = (base << levels) - num
-    lower = jnp.pad(lower, (0, pad)) + jnp.diag(jnp.pad(jnp.zeros(num, lower.dtype), (0, pad), constant_values=1.0))
-    every = jnp.arange(2**levels)
-    blocks = lower.reshape(2**levels, base, 2**levels, base)[every, :, every, :]
-    inverse, eye = jnp.zeros_like(blocks), jnp.eye(base, dtype=lower.dtype)
-    for i in range(base):  # forward substitution in all blocks of the diagonal at once
-        row = (eye[i] - jnp.sum(blocks[:, i, :, None] * inverse, axis=1)) / blocks[:, i, i, None]
-        inverse = inverse.at[:, i].set(row)
-    for level in range(levels):
-        size, count = base << level, 2 ** (levels - level)
-        odd = jnp.arange(1, count, 2)
-        below = lower.reshape(count, size, count, size)[odd, :, odd - 1, :]
-        first, second = inverse[0::2], inverse[1::2]
-        top = jnp.concatenate([first, jnp.zeros_like(first)], axis=2)
-        inverse = jnp.concatenate([top, jnp.concatenate([-second @ below @ first, second], axis=2)], axis=1)
-    return inverse[0, :num, :num]
-
-
-def _gaussian_nll(kernel: jax.Array, y: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    num, dim = y.shape
-    factor = jnp.linalg.cholesky(kernel)
-    inverse = inverse_lower(factor)
-    white = inverse @ y
-    value = dim * jnp.sum(jnp.log(jnp.diagonal(factor))) + 0.5 * jnp.sum(jnp.square(white)) + 0.5 * num * dim * math.log(2 * math.pi)
-    return value, (inverse, white)
-
-
-def _gaussian_nll_back(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, None]:
-    inverse, white = saved  # half the cost of differentiating the Cholesky factor
-    alpha = inverse.T @ white
-    return cotangent * 0.5 * (white.shape[1] * inverse.T @ inverse - alpha @ alpha.T), None
-
-
-gaussian_nll.defvjp(_gaussian_nll, _gaussian_nll_back)
 
 
 def kernels(h: jax.Array, square_x: jax.Array, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -141,42 +95,51 @@ def nll(h: jax.Array, square_x: jax.Array, theta: jax.Array, y: jax.Array) -> ja
 def sparse_nll(h: jax.Array, x: jax.Array, theta: jax.Array, y: jax.Array, index: jax.Array) -> jax.Array:
     """An upper bound of `nll` in O(N M^2) from M inducing points, the rows `index` int32 [M] of the data (Titsias 2009, eq. 9).
 
-    Equal to it where every row is one. x: [N, D]; theta: [N, Q], of every row.
+    Equal to it where every row is one, but for 1e-4 of the prior variance that keeps float32 from losing the inducing points' kernel.
+    Args: x [N, D]; theta [A, Q], an agent's N / A rows stand in a row.
     """
     num, dim = y.shape
-
-    def cross(rows: jax.Array) -> jax.Array:
-        """Kernel between all points and `rows`: [N, M]."""
-        d_x, d_z = (jnp.square(v[:, None] - v[rows][None]) for v in (x, theta))
-        q = theta.shape[1]
-        return jnp.exp(h[0] + h[1 + q] - d_z @ jnp.exp(h[1 : 1 + q]) - d_x @ jnp.exp(h[2 + q : -1]))
-
-    noise = jnp.exp(-h[-1]) + JITTER
-    k_nm = cross(index)
-    k_mm = k_nm[index]
-    lower = jnp.linalg.cholesky(k_mm + 1e-6 * jnp.exp(h[0] + h[1 + theta.shape[1]]) * jnp.eye(len(index), dtype=y.dtype))
-    a = jax.scipy.linalg.solve_triangular(lower, k_nm.T, lower=True)  # [M, N]: Q = a' a
-    b = jnp.linalg.cholesky(jnp.eye(len(index), dtype=y.dtype) + a @ a.T / noise)
-    c = jax.scipy.linalg.solve_triangular(b, a @ y, lower=True) / noise
+    q, rows = theta.shape[1], jnp.repeat(theta, len(x) // len(theta), axis=0)
+    variance, noise = jnp.exp(h[0] + h[1 + q]), jnp.exp(-h[-1]) + JITTER
+    scale = jnp.concatenate([jnp.exp(h[2 + q : -1]), jnp.exp(h[1 : 1 + q])])
+    points = jnp.concatenate([x, rows], axis=1)
+    exponent = sum(scale[j] * jnp.square(points[:, j, None] - points[index, j]) for j in range(points.shape[1]))
+    k_nm = variance * jnp.exp(-exponent)
+    eye = jnp.eye(len(index), dtype=y.dtype)
+    a = inverse_lower(factor(k_nm[index] + 1e-4 * variance * eye)) @ k_nm.T  # [M, N]: Q = a' a
+    b = factor(eye + a @ a.T / noise)
+    c = inverse_lower(b) @ (a @ y) / noise
     fit = 0.5 * (jnp.sum(jnp.square(y)) / noise - jnp.sum(jnp.square(c)))
     log_det = dim * (jnp.sum(jnp.log(jnp.diagonal(b))) + 0.5 * num * jnp.log(noise))
-    lost = num * jnp.exp(h[0] + h[1 + theta.shape[1]]) - jnp.sum(jnp.square(a))
+    lost = num * variance - jnp.sum(jnp.square(a))
     return fit + log_det + 0.5 * num * dim * math.log(2 * math.pi) + 0.5 * dim * lost / noise
 
 
-def dependence(h: jax.Array, x: jax.Array, square_x: jax.Array, theta: jax.Array, penalty: str) -> jax.Array:
-    """The logarithm [] that lam multiplies: "raw" log tr(Kx H Kz H), "cka" log(alignment + 1e-6)."""
-    num = x.shape[0]
-    if penalty == "raw":
-        kx, kz = kernels(h, square_x, theta)
-        return jnp.log(jnp.maximum(hsic.trace(kx, tie(kz, num)), jnp.finfo(x.dtype).tiny))
-    return jnp.log(hsic.alignment(x, jnp.repeat(theta, num // theta.shape[0], axis=0)) + 1e-6)
+def cause_gram(x: jax.Array, agents: int) -> jax.Array:
+    """[A, A]: the centred kernel of x [N, D], of norm 1, summed over the samples of each pair of agents; all that "cka" needs of x."""
+    centred = hsic.centre(hsic.gaussian(x))
+    scaled = centred * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(centred)), 1e-12))
+    return jnp.sum(scaled.reshape(agents, len(x) // agents, agents, -1), axis=(1, 3))
 
 
-def objective(h: jax.Array, x: jax.Array, square_x: jax.Array, theta: jax.Array, y: jax.Array, lam: Any, penalty: str) -> jax.Array:
-    """J [] without the prior of a network's weights; x [N, D], theta [A, Q], y [N, E], lam []."""
-    prior = 0.5 * (jnp.sum(jnp.square(h)) + jnp.sum(jnp.square(theta)))
-    return nll(h, square_x, theta, y) + prior + lam * dependence(h, x, square_x, theta, penalty)
+def cause_gram_by_features(key: Key, x: jax.Array, agents: int, num: int = 1024) -> jax.Array:
+    """`cause_gram` from `num` random features, without any N x N matrix. key: consumed."""
+    phi = hsic.random_features(key, x, num)
+    phi = phi - jnp.mean(phi, axis=0)
+    sums = jnp.sum(phi.reshape(agents, -1, num), axis=1)
+    return sums @ sums.T * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(phi.T @ phi)), 1e-12))
+
+
+def dependence(gram_x: jax.Array, theta: jax.Array, samples: int) -> jax.Array:
+    """log(hsic.alignment + 1e-6) [] of x, known by its `cause_gram`, and theta [A, Q] repeated for `samples` samples of each agent."""
+    kz = hsic.centre(hsic.gaussian(theta))
+    return jnp.log(jnp.sum(gram_x * kz) * jax.lax.rsqrt(jnp.maximum(jnp.square(samples) * jnp.sum(kz * kz), 1e-12)) + 1e-6)
+
+
+def raw_dependence(h: jax.Array, square_x: jax.Array, theta: jax.Array) -> jax.Array:
+    """The authors' log tr(Kx H Kz H) [] with the kernels of the likelihood."""
+    kx, kz = kernels(h, square_x, theta)
+    return jnp.log(jnp.maximum(hsic.trace(kx, tie(kz, len(kx))), jnp.finfo(kx.dtype).tiny))
 
 
 def residual_coefficients(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -220,8 +183,10 @@ def fit(key: Key, x: jax.Array, y: jax.Array, lam: Any = 1.0, spec: Spec = Spec(
     """
     agents, samples, dim = x.shape
     flat_x, flat_y = hsic.standardise(x.reshape(-1, dim)), hsic.standardise(y.reshape(agents * samples, -1))
-    square_x, q, dtype = hsic.squares(flat_x), spec.dim, flat_x.dtype
-    key_theta, key_weights = jax.random.split(key)
+    q, dtype, many = spec.dim, flat_x.dtype, spec.inducing > 0
+    if many and (spec.inducing > len(flat_x) or spec.penalty == "raw"):
+        raise UserError(f"inducing = {spec.inducing}: must be at most the number of samples, {len(flat_x)}, with the penalty cka")
+    key_theta, key_weights, key_index, key_features = jax.random.split(key, 4)
     if starts is None:
         first = 0.5 * principal(residual_coefficients(flat_x.reshape(x.shape), flat_y.reshape(y.shape)), q)
         starts = jnp.concatenate([first[None], 0.5 * jax.random.normal(key_theta, (spec.restarts, agents, q), dtype)])
@@ -229,16 +194,27 @@ def fit(key: Key, x: jax.Array, y: jax.Array, lam: Any = 1.0, spec: Spec = Spec(
     starts = jnp.concatenate([starts.astype(dtype), jnp.zeros((1, agents, q), dtype)])
     if spec.latent != "agent":
         starts = jnp.repeat(starts, samples, axis=1)
-    mlp = spec.latent == "sample_mlp"
+    mlp, units = spec.latent == "sample_mlp", starts.shape[1]
+    square_x = None if many else hsic.squares(flat_x)
+    gram_x = cause_gram_by_features(key_features, flat_x, units) if many else cause_gram(flat_x, units)
+    index = jax.random.permutation(key_index, len(flat_x))[: spec.inducing]
     inputs = jnp.concatenate([flat_x, flat_y], axis=1)
 
     def latent(params: Params) -> jax.Array:
         return params["free"] * (_network(params["net"], inputs) if mlp else params["theta"])
 
+    def likelihood(h: jax.Array, theta: jax.Array) -> jax.Array:
+        return nll(h, square_x, theta, flat_y) if square_x is not None else sparse_nll(h, flat_x, theta, flat_y, index)
+
     def loss(params: Params, free: jax.Array) -> jax.Array:
         theta = latent({**params, "free": free})
         weights = 0.5 * WEIGHT_PRIOR * sum(jnp.sum(jnp.square(w)) for w in jax.tree.leaves(params["net"])) if mlp else 0.0
-        return objective(params["h"], flat_x, square_x, theta, flat_y, lam * free, spec.penalty) + weights
+        prior = 0.5 * (jnp.sum(jnp.square(params["h"])) + jnp.sum(jnp.square(theta)))
+        if spec.penalty == "raw" and square_x is not None:
+            penalty = raw_dependence(params["h"], square_x, theta)
+        else:
+            penalty = dependence(gram_x, theta, len(flat_x) // units)
+        return likelihood(params["h"], theta) + prior + lam * free * penalty + weights
 
     def descend(function: Any, params: Params, steps: int, lr: float) -> Params:
         def body(carry: Any, fraction: jax.Array) -> tuple[Any, None]:
@@ -251,7 +227,7 @@ def fit(key: Key, x: jax.Array, y: jax.Array, lam: Any = 1.0, spec: Spec = Spec(
         return jax.lax.scan(body, carry, jnp.arange(steps, dtype=dtype) / steps)[0][0]
 
     def one(key: Key, start: jax.Array, free: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        h = jnp.full((3 + q + dim,), -1.0, dtype).at[-1].set(math.log(BETA))
+        h = jnp.full((3 + q + dim,), -1.0, dtype).at[-1].set(math.log(spec.beta))
         params: Params = {"h": h, "theta": start}
         if mlp:
             keys, bound = jax.random.split(key, 3), math.sqrt(3.0 / inputs.shape[1])
@@ -263,7 +239,7 @@ def fit(key: Key, x: jax.Array, y: jax.Array, lam: Any = 1.0, spec: Spec = Spec(
             params = {"h": h, "net": net}
         params = descend(lambda params: loss(params, free), params, spec.steps, spec.lr)
         theta = latent({**params, "free": free})
-        return theta, params["h"], loss(params, free), nll(params["h"], square_x, theta, flat_y)
+        return theta, params["h"], loss(params, free), likelihood(params["h"], theta)
 
     theta, h, value, fitted = jax.vmap(one)(jax.random.split(key_weights, len(starts)), starts, free)
     ranked = jnp.where(jnp.isfinite(value), value, jnp.inf)[:-1]

@@ -14,7 +14,7 @@ import tyro
 from causal_jax.fields import suggest
 from causal_jax.mesh import use_all_cores
 from causal_jax.types import UserError
-from experiments.benchmarks import dynamics, host, hybrid, learners, masks, measure, offline, scaling, speed
+from experiments.benchmarks import causes, dynamics, host, hybrid, learners, masks, measure, offline, scaling, speed
 from experiments.benchmarks.speed import Sizes
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -35,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], dict[str, Any]]] = {
     "dlpa": hybrid.planning,
     "hybrid": hybrid.environments,
     "ddpg": learners.ddpg,
+    "anm-mm": causes.fits,
     "scores": dynamics.scores,
     "offline": offline.learning,
     "scale-members": scaling.members_curve,

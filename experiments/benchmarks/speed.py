@@ -78,6 +78,10 @@ class Sizes:
     """Dynamics model: windows of an update."""
     plans: int = 1000
     """DLPA: plans of an iteration."""
+    toy_points: int = 100
+    """ANM-MM: points of the toy."""
+    agent_points: int = 16
+    """ANM-MM: points of each of 20 agents."""
 
     @property
     def config(self) -> ppo.Config:
