@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import tyro
 
-from causal_jax import make, rollout, training
+from causal_jax import make, memory, rollout, training
 from causal_jax.algorithms import concurrent_ddpg
 from causal_jax.plots import figure_file
 from experiments.fcdl import command
@@ -46,7 +46,7 @@ def measure(options: Options, num: int) -> dict[str, Any]:
     key_init, key_train, key_eval = training.streams(jax.random.key(0))
     began = time.perf_counter()
     init = jax.jit(algorithm.init).lower(key_init, hyper, task).compile()
-    state = jax.eval_shape(init, key_init, hyper, task)
+    state = jax.eval_shape(algorithm.init, key_init, hyper, task)
     step = jax.jit(algorithm.step, donate_argnums=1).lower(key_train, state, hyper, task).compile()
     compiled = time.perf_counter() - began
     began, cpu = time.perf_counter(), time.process_time()
@@ -61,22 +61,22 @@ def measure(options: Options, num: int) -> dict[str, Any]:
     seconds, spent = time.perf_counter() - began, time.process_time() - cpu
 
     def play(key: jax.Array, i: jax.Array) -> jax.Array:
+        """Mean return of five greedy episodes of learner i."""
         seat, world = concurrent_ddpg.seat(state, i)
-        return rollout.evaluate(key, env, world, lambda key, obs: algorithm.act(key, seat, obs, True), 5, 50)["return"]
 
-    returns = np.asarray(jax.jit(jax.vmap(play))(jax.random.split(key_eval, num), np.arange(num))).reshape(num, -1).mean(axis=1)
+        def episode(key: jax.Array) -> jax.Array:
+            return rollout.evaluate(key, env, world, lambda key, obs: algorithm.act(key, seat, obs, True), 50).total
+
+        return jax.vmap(episode)(jax.random.split(key, 5)).mean()
+
+    returns = np.asarray(jax.jit(jax.vmap(play))(jax.random.split(key_eval, num), np.arange(num)))
     weights, group = np.asarray(state.sharing.weights), np.asarray(state.worlds.group)
     return {
         "compile_s": compiled, "begin_s": started, "begin_cpu_s": started_cpu, "agent_steps": agent_steps,
         "agent_steps_per_s": agent_steps / seconds, "cpu_us_per_agent_step": 1e6 * spent / agent_steps,
         "return_mean": float(returns.mean()), "return_median": float(np.median(returns)), "return_worst": float(returns.min()),
-        "share_group": float((weights * (group[:, None] == group)).sum(1).mean()), "memory_mb": sum(x.nbytes for x in leaves(state)) / 1e6,
+        "share_group": float((weights * (group[:, None] == group)).sum(1).mean()), "memory_mb": memory.size_of(state) / 1e6,
     }  # fmt: skip
-
-
-def leaves(state: Any) -> list[jax.Array]:
-    """The arrays of a state."""
-    return jax.tree.leaves(state)
 
 
 def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:

@@ -61,7 +61,7 @@ class Config:
     num_frequencies: int = option(6, low=0)
     """Sines and cosines per coordinate, each of twice the frequency of the one before (mode definition)."""
     head: str = option("softmax", choices=inverse.HEADS)
-    """Output of the N-network: the papers' row of A values, or points whose distances they are (mode definition): for hundreds of actions."""
+    """Output of the N-network: the papers' row of A values, or points whose distances they are (definition): for many actions."""
 
 
 @struct.dataclass

@@ -64,7 +64,7 @@ def group(z: Points, policy: PerAction, epsilon: Scalar) -> tuple[Labels, PerAct
 def select(
     selection: str, key: Key, z: Points, policy: PerAction, *, epsilon: Scalar, tau: Scalar, temperature: Scalar, woc_threshold: Scalar
 ) -> Kept:
-    """The actions that a method keeps at one state, bool [A]; arguments as `effects.select` (mode "definition"), z [D, A] for the matrix."""
+    """The actions that a method keeps at a state, bool [A]; arguments as `effects.select` (mode "definition"), z [D, A] for the matrix."""
     labels, effect = group(z, policy, epsilon)
     if selection == "cee-woc":
         return jax.nn.softmax(effect / temperature) > woc_threshold

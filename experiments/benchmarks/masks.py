@@ -1,4 +1,4 @@
-"""What the masks of many states cost with 1,024 actions: from the matrix, looked up where states repeat (causal/mask_cache.py), from points.
+"""Cost of the masks of many states with 1,024 actions: from the matrix, looked up where states repeat (causal/mask_cache.py), from points.
 
 `cached` has states of which some were seen before, `scaled` (causal/effect_space.py) only new ones.
 """
@@ -71,7 +71,7 @@ def cached(sizes: Sizes) -> dict[str, Any]:
 
 
 def scaled(sizes: Sizes) -> dict[str, Any]:
-    """CEE's masks of a batch of states never seen before with 1,024 actions, effects as points: milliseconds, by how many groups there are."""
+    """CEE's masks of a batch of states never seen before, 1,024 actions, effects as points: milliseconds, by the number of groups."""
     num_actions, hidden, obs_size = 1024, (128, 128), 2
     keys = iter(jax.random.split(jax.random.key(0), 1000))
     numbers = {"epsilon": 0.5, "tau": 0.8, "temperature": 1.0, "woc_threshold": 0.03}

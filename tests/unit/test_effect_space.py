@@ -73,7 +73,9 @@ def test_phase_1_finds_the_copies_of_copied_actions():
     )  # fmt: skip
     algorithm, task, hyper = effect_model.build(env, params, config), effect_model.Task(params), effect_model.Hyper()
     state = jax.jit(algorithm.init)(KEY, hyper, task)
-    step = jax.jit(lambda state: jax.lax.fori_loop(0, 30, lambda i, s: algorithm.step(jax.random.fold_in(KEY, i), s, hyper, task)[0], state))
+    step = jax.jit(
+        lambda state: jax.lax.fori_loop(0, 30, lambda i, s: algorithm.step(jax.random.fold_in(KEY, i), s, hyper, task)[0], state)
+    )
     model = effect_model.model(step(state))
     labels = effect_space.group(inverse.points(model, params.start), model.policy, 0.5)[0]
     assert float(effects.agreement(labels, jnp.asarray(env.classes % 3))["action_accuracy"]) == 1.0
