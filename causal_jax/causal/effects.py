@@ -132,7 +132,7 @@ def select(
 
 
 def of_groups(
-    selection: str, key: Key, effect: PerAction, labels: Labels, *, mode: str = "definition", tau: Scalar, temperature: Scalar
+    selection: str, key: Key, effect: PerAction, labels: Labels, tau: Scalar, temperature: Scalar = 1.0, mode: str = "definition"
 ) -> Kept:
     """What "cee", "npm" and "npm-random" keep of given groups, bool [A]: effect [A] nats, labels int [A], the rest as in `select`."""
     num_actions = labels.shape[0]

@@ -69,6 +69,7 @@ CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (effects.shares, (_a, _labels, 1.0)),
     (effects.survivors, (_a, _labels, 0.8)),
     *((effects.select, (name, jax.random.key(0), _matrix)) for name in effects.SELECTIONS),
+    *((effects.of_groups, (name, jax.random.key(0), _a, _labels, 0.8)) for name in ("cee", "npm", "npm-random")),
     (effects.fallback, (_kept,)),
     (effects.same_successor, (jnp.ones((3, 2)), _kept)),
     (effects.oracle_n_matrix, (jnp.ones((3, 2)), _kept)),
