@@ -1,7 +1,8 @@
 """AD-RL offline (arXiv 2504.21326): BCQ, factored BCQ and AD-BCQ where the truth is known, the two sepsis simulators.
 
     python -m experiments.adrl_offline run [SIMS ...]   # results/adrl_offline.json, a program per simulator and method
-    python -m experiments.adrl_offline table            # the results as markdown
+    python -m experiments.adrl_offline short [SIMS ...] # what a reader needs of them, as markdown
+    python -m experiments.adrl_offline table [SIMS ...] # everything
 
 Every method sees the same logs: 10 seeds x 500, 2,000 and 10,000 episodes (the first of the longest), 30 members of one vmapped program.
 sepsis-sim is logged by optimal actions of which half are replaced by random ones, icu-sepsis by its expert. After every tenth of the
@@ -60,8 +61,8 @@ HORIZON, TEST, ESS_SHARE = 20, 1000, 0.07
 class Options:
     """What to train, and how much."""
 
-    what: tyro.conf.Positional[Literal["run", "table"]]
-    """run: train and score; table: the results as markdown."""
+    what: tyro.conf.Positional[Literal["run", "short", "table"]]
+    """run: train and score; short, table: the results as markdown."""
     sims: tuple[str, ...] = tuple(SIMS)
     """Labels of simulators."""
     methods: tuple[str, ...] = tuple(METHODS)
@@ -224,34 +225,57 @@ def run(options: Options) -> None:
             print(label, method, {n: row["exact, selected"]["mean"][0] for n, row in found.items()}, f"{seconds} s", flush=True)
 
 
-def table(path: Path) -> str:
-    """A results file as markdown: means with 95% intervals over the seeds, and the difference to factored BCQ on the same logs."""
+def gain(rows: dict[str, Any], method: str, n: str) -> str:
+    """What a method's selected policies are worth above factored BCQ's on the same logs; nothing for itself."""
+    base = rows.get("factored BCQ", {}).get(n)
+    if not base or method == "factored BCQ":
+        return ""
+    paired = np.subtract(rows[method][n]["exact, selected"]["seeds"], base["exact, selected"]["seeds"])
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*estimate(paired))
+
+
+def heading(label: str, rows: dict[str, Any], columns: list[str]) -> list[str]:
+    """A simulator's name, what needs no learning there, and the head of its table."""
+    told = ", ".join(f"{name} {value:.4f}" for name, value in rows["references"].items())
+    return [f"\n**{label}**: {told}\n", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+
+
+def table(results: dict[str, Any], options: Options) -> str:
+    """Results as markdown: means with 95% intervals over the seeds, and the difference to factored BCQ on the same logs."""
     lines = []
     columns = ("exact, selected", "exact, last", "wis", "truth of wis", "ess")
-    for label, rows in json.loads(path.read_text()).items():
-        told = ", ".join(f"{name} {value:.4f}" for name, value in rows["references"].items())
-        lines += [f"\n**{label}**: {told}\n"]
-        lines += [f"| episodes | method | {' | '.join(columns)} | selected - factored BCQ |", "|" + "---|" * (len(columns) + 3)]
-        sizes = [n for n in rows["BCQ"] if n.isdecimal()]
-        for n in sizes:
-            for method in (m for m in METHODS if m in rows):
-                row = rows[method][n]
-                cells = ["{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*row[c]["mean"], d=0 if c == "ess" else 3) for c in columns]
-                base = rows.get("factored BCQ", {}).get(n)
-                gain = ""
-                if base and method != "factored BCQ":
-                    paired = np.subtract(row["exact, selected"]["seeds"], base["exact, selected"]["seeds"])
-                    gain = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*estimate(paired))
-                lines.append(f"| {n} | {method} | {' | '.join(cells)} | {gain} |")
+    for label in options.sims:
+        rows = results[label]
+        lines += heading(label, rows, ["episodes", "method", *columns, "selected - factored BCQ"])
+        for n in map(str, options.episodes):
+            for method in (m for m in options.methods if m in rows):
+                means = [rows[method][n][c]["mean"] for c in columns]
+                cells = ["{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*x, d=0 if c == "ess" else 3) for c, x in zip(columns, means, strict=True)]
+                lines.append(f"| {n} | {method} | {' | '.join(cells)} | {gain(rows, method, n)} |")
+    return "\n".join(lines)
+
+
+def short(results: dict[str, Any], options: Options) -> str:
+    """A line per method: selected policies' exact values by size; at the largest: above factored BCQ, WIS / its truth / ESS."""
+    lines = []
+    for label in options.sims:
+        rows, sizes = results[label], list(map(str, options.episodes))
+        lines += heading(label, rows, ["method", *sizes, f"- factored BCQ, {sizes[-1]}", "last", "wis / its truth / ess"])
+        for method in (m for m in options.methods if m in rows):
+            row = rows[method]
+            cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*row[n]["exact, selected"]["mean"]) for n in sizes]
+            last, wis, truth, size = (row[sizes[-1]][c]["mean"][0] for c in ("exact, last", "wis", "truth of wis", "ess"))
+            cells += [gain(rows, method, sizes[-1]), f"{last:.3f}", f"{wis:.2f} / {truth:.2f} / {size:.0f}"]
+            lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main(options: Options) -> None:
     """Train and score, or print."""
-    if options.what == "table":
-        print(table(options.out))
-    else:
+    if options.what == "run":
         run(options)
+    else:
+        print({"table": table, "short": short}[options.what](json.loads(options.out.read_text()), options))
 
 
 if __name__ == "__main__":
