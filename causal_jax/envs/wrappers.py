@@ -132,24 +132,26 @@ class Bank(Environment):
     """Candidate actions."""
 
     def __post_init__(self) -> None:
-        _ = self.candidates
+        _ = self._box
 
     @property
     def costly_reset(self) -> bool:  # type: ignore[override]
         """As inside."""
         return getattr(self.inner, "costly_reset", False)
 
-    @functools.cached_property
-    def candidates(self) -> np.ndarray:
-        """float32 [k, *shape]: a grid with both ends for one number, else the Halton sequence (Halton 1960), whose beginnings are even.
-
-        Raises: UserError where actions are no bounded Box.
-        """
+    @property
+    def _box(self) -> Box:
         space = from_gymnax(self.inner.action_space(self.inner.default_params))
         if not isinstance(space, Box) or not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
             raise UserError(f"bank: env = {type(self.inner).__name__}: needs a bounded Box of actions, this one is {type(space).__name__}")
+        return space
+
+    @functools.cached_property
+    def candidates(self) -> np.ndarray:
+        """float32 [k, *shape]: a grid with both ends for one number, else the Halton sequence (Halton 1960), whose beginnings are even."""
         from scipy.stats import qmc  # half a second, which `alias` need not pay
 
+        space = self._box
         size = math.prod(space.shape)
         many = qmc.Halton(size, scramble=False).random(self.k + 1)[1:]  # without the corner where it begins
         unit = np.linspace(0.0, 1.0, self.k) if size == 1 else many
