@@ -1,14 +1,15 @@
 """What the CEE paper (arXiv 2501.14543) leaves open: a tau that adapts, one phase instead of two, real-valued actions, states never seen.
 
     python -m experiments.cee_questions tau       # actions with 1 and 4 copies, exact N: fixed tau, a ramp, tau learned
-    python -m experiments.cee_questions online    # inverse model, N-network and policy in one loop, against PPO: GoToLocal
+    python -m experiments.cee_questions online    # inverse model, N-network and policy in one loop, against PPO: the maze
+    python -m experiments.cee_questions gotolocal # the same on MiniGrid
     python -m experiments.cee_questions bank      # 33 torques of a pendulum in the place of a real number, masked by effect
     python -m experiments.cee_questions ood       # masks of a phase 1 where it was fitted and elsewhere, against the exact ones
     python -m experiments.cee_questions table     # experiments/results/cee_questions.json as markdown
 
 Every row is a population of members, same seeds for every method, written as it comes. Returns are those of the episodes that end while the
 policy trains, sampled, so with everything that its mask and its exploration do to it: the mean over a twentieth of the run is a point of a
-curve, the last point "at the end", the mean of all "over the run". PPO's sizes are lighter than the paper's: 4 passes of 8 minibatches, rate 1e-3.
+curve, the last point "at the end", the mean of all "over the run". PPO is lighter than the paper's: 4 passes of 8 minibatches, lr 1e-3.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ Case = tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]  # environment
 
 def _tau(m: int) -> dict[str, Case]:
     def case(fields: dict[str, Any], hyper: dict[str, Any] | None = None) -> Case:
-        return "alias:minigrid-gotolocal", {"m": m}, {"n_values": "oracle", **fields}, {"ent_coef": 0.2, **(hyper or {})}
+        return "alias:maze-n4", {"m": m}, {"n_values": "oracle", **fields}, {"ent_coef": 0.2, **(hyper or {})}
 
     return {
         f"m = {m}, PPO": case({}),
@@ -76,8 +77,8 @@ def _bank() -> dict[str, Case]:
 
 STUDIES: dict[str, tuple[dict[str, Case], int]] = {  # rows, and updates of 2,048 steps
     "tau": ({**_tau(4), **_tau(1)}, 40),
-    "online": (_online("minigrid-gotolocal", {}), 48),
-    "unlock": (_online("minigrid-unlockpickup", {"effect_capacity": 131_072}), 244),
+    "online": (_online("maze-n6", {"effect_frequencies": 6}), 40),
+    "gotolocal": (_online("minigrid-gotolocal", {}), 40),
     "bank": (_bank(), 100),
 }
 
@@ -86,15 +87,15 @@ STUDIES: dict[str, tuple[dict[str, Case], int]] = {  # rows, and updates of 2,04
 class Options:
     """What to train, and how much."""
 
-    what: tyro.conf.Positional[Literal["tau", "online", "unlock", "bank", "ood", "table"]]
-    """The question; unlock: as online, on UnlockPickup (an hour); table: all results as markdown."""
+    what: tyro.conf.Positional[Literal["tau", "online", "gotolocal", "bank", "ood", "table"]]
+    """The question; gotolocal: as online, on MiniGrid; table: all results as markdown."""
     members: int = 4
     """Seeds."""
     updates: int = 0
     """Updates of 2,048 environment steps; 0: the study's own."""
     methods: tuple[str, ...] = ()
     """Beginnings of the labels to run; default all."""
-    effect_steps: int = 300_000
+    effect_steps: int = 200_000
     """ood: environment steps of phase 1."""
 
 
