@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
-from causal_jax import optim, replay, rollout, spaces
-from causal_jax.causal import effects, inverse
+from causal_jax import replay, rollout
+from causal_jax.causal import effect_learning, effects, inverse
+from causal_jax.causal.effect_learning import Row
 from causal_jax.fields import option, validate
 from causal_jax.types import Action, Algorithm, Env, Key, Metrics, Obs, Params, UserError
 
@@ -108,15 +108,6 @@ class State(NamedTuple):
     t: jax.Array
 
 
-class Row(NamedTuple):
-    """One transition of the replay ring; usable: bool, False where a time limit cut the step."""
-
-    obs: Obs
-    action: Action
-    next_obs: Obs
-    usable: jax.Array
-
-
 def steps_per_update(config: Config) -> int:
     """Environment steps that one update takes (those of the warm-up, once, are not counted)."""
     return config.num_envs * config.num_steps
@@ -140,21 +131,17 @@ def model(state: State) -> inverse.EffectModel:
 def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     """Phase 1 for one member. Raises: UserError for a field out of range, actions not Discrete, observations that are no vector."""
     validate(config)
-    space = spaces.from_gymnax(env.action_space(env_params))
-    if not isinstance(space, spaces.Discrete):
-        raise UserError(f"env = {type(env).__name__}: effects need a Discrete action space, this one is {type(space).__name__}")
-    shape = tuple(env.observation_space(env_params).shape)
-    if len(shape) != 1:
-        raise UserError(f"env = {type(env).__name__}: effects need vector observations, these have shape {shape}")
+    sizes = effect_learning.sizes(env, env_params)
     if config.mode == "authors" and config.head != "softmax":
         raise UserError(f"head = {config.head!r}: must be 'softmax' in mode 'authors'")
     num_warmup, num_rows = config.num_envs * config.warmup_steps, steps_per_update(config)
     if config.capacity < max(num_warmup, num_rows):
         raise UserError(f"capacity = {config.capacity}: must be at least {max(num_warmup, num_rows)}, the transitions collected at once")
-    authors_mode, num_actions = config.mode == "authors", space.n
-    sizes = (shape[0], num_actions)
-    inverse_net = inverse.inverse_model(*sizes, config.inverse_hidden, config.mode, config.num_frequencies)
-    n_net = inverse.n_network(*sizes, config.n_hidden, config.mode, config.num_frequencies, config.head)
+    authors_mode, num_actions = config.mode == "authors", sizes[1]
+    learner = effect_learning.learner(
+        *sizes, inverse_hidden=config.inverse_hidden, n_hidden=config.n_hidden, batch_size=config.batch_size, mode=config.mode,
+        num_frequencies=config.num_frequencies, head=config.head, fresh=config.n_per_inverse > 1,
+    )  # fmt: skip
     policy = jnp.full(num_actions, 1.0 / num_actions)
 
     def collect(key: Key, cursor: rollout.Cursor, task: Task, num_steps: int) -> tuple[rollout.Cursor, Row]:
@@ -172,35 +159,15 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         cursor, rows = jax.vmap(one)(jax.random.split(key, config.num_envs), cursor)
         return cursor, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), rows)
 
-    def infer(params: Params, scaler: inverse.Scaler | None, rows: Row) -> jax.Array:
-        logits: jax.Array = jax.vmap(inverse_net.apply, (None, None, 0, 0, None))(params, scaler, rows.obs, rows.next_obs, policy)
-        return logits
-
-    def inverse_loss(params: Params, scaler: inverse.Scaler | None, rows: Row) -> tuple[jax.Array, jax.Array]:
-        logits = infer(params, scaler, rows)
-        return jnp.mean(jax.vmap(effects.idm_loss)(logits, rows.action) * rows.usable), logits
-
-    def n_loss(params: Params, effect: inverse.EffectModel, logits: jax.Array, rows: Row) -> tuple[jax.Array, jax.Array]:
-        target = jax.vmap(effects.n_target, (0, None, None))(logits, policy, effect.floor)
-        row = jax.vmap(n_net.apply, (None, 0, 0))(effect._replace(network=params), rows.obs, rows.action)
-        diagonal = jnp.take_along_axis(row, rows.action[:, None], axis=1)
-        return jnp.mean(jax.vmap(effects.n_loss)(row, target) * rows.usable), jnp.mean(diagonal)
-
-    def descend(loss: Any, params: Params, opt_state: Any, lr: jax.Array, *args: Any) -> tuple[Params, Any, jax.Array, jax.Array]:
-        (value, extra), grads = jax.value_and_grad(loss, has_aux=True)(params, *args)
-        updates, opt_state = optim.adam(lr).update(grads, opt_state)
-        return optax.apply_updates(params, updates), opt_state, value, extra
-
     def init(key: Key, hyper: Hyper, task: Task) -> State:
         key_inverse, key_n, key_env, key_warmup = jax.random.split(key, 4)
         cursor = jax.vmap(rollout.start, (0, None, None))(jax.random.split(key_env, config.num_envs), env, task.env_params)
         cursor, rows = collect(key_warmup, cursor, task, config.warmup_steps)
         buffer = replay.add(replay.init(jax.tree.map(lambda x: x[0], rows), config.capacity), rows)
         scaler = None if authors_mode else inverse.fit_scaler(rows.obs, rows.next_obs, config.num_frequencies)
-        inverse_params, n_params = inverse_net.init(key_inverse), n_net.init(key_n)
-        effect = inverse.EffectModel(n_params, scaler, jnp.asarray(hyper.floor, jnp.float32), policy)
-        inverse_opt, n_opt = optim.adam(0.0).init(inverse_params), optim.adam(0.0).init(n_params)
-        return State(inverse_params, inverse_opt, effect, n_opt, buffer, cursor, jnp.zeros((), jnp.int32))
+        nets = learner.init(key_inverse, key_n)
+        effect = inverse.EffectModel(nets.network, scaler, jnp.asarray(hyper.floor, jnp.float32), policy)
+        return State(nets.inverse, nets.inverse_opt, effect, nets.n_opt, buffer, cursor, jnp.zeros((), jnp.int32))
 
     def step(key: Key, state: State, hyper: Hyper, task: Task) -> tuple[State, Metrics]:
         key_collect, key_update = jax.random.split(key)
@@ -210,36 +177,14 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         if config.decay_steps:
             rate = 0.02 + 0.98 * 0.5 * (1.0 + jnp.cos(math.pi * jnp.clip(state.t / config.decay_steps, 0.0, 1.0)))
         num_n = jnp.where(state.t < config.n_warmup, 0, config.n_per_inverse) if config.n_warmup else config.n_per_inverse
-        scaler = state.effect.scaler
 
-        def update(carry: tuple[Any, ...], key: Key) -> tuple[tuple[Any, ...], Metrics]:
-            inverse_params, inverse_opt, n_params, n_opt = carry
-            key_inverse, key_n = jax.random.split(key)
-            batch = replay.sample(buffer, key_inverse, config.batch_size)
-            lr = hyper.inverse_lr * rate
-            inverse_params, inverse_opt, loss, logits = descend(inverse_loss, inverse_params, inverse_opt, lr, scaler, batch)
-            accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch.action)
+        def update(nets: effect_learning.Nets, key: Key) -> tuple[effect_learning.Nets, Metrics]:
+            return learner.update(key, nets, state.effect, buffer, hyper.inverse_lr * rate, hyper.n_lr * rate, num_n)
 
-            def regress(i: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-                key, n_params, n_opt, _, _ = carry
-                pair = (logits, batch)
-                if config.n_per_inverse > 1:
-                    key, key_rows = jax.random.split(key)
-                    rows = replay.sample(buffer, key_rows, config.batch_size)
-                    pair = (infer(inverse_params, scaler, rows), rows)
-                return (key, *descend(n_loss, n_params, n_opt, hyper.n_lr * rate, state.effect, *pair))
-
-            # the trip count, not a select, so that a warm-up costs nothing
-            carry = (key_n, n_params, n_opt, jnp.zeros(()), jnp.zeros(()))
-            _, n_params, n_opt, error, diagonal = jax.lax.fori_loop(0, num_n, regress, carry)
-            metrics = {"inverse_loss": loss, "inverse_accuracy": accuracy, "n_loss": error, "causal_effect": diagonal}
-            return (inverse_params, inverse_opt, n_params, n_opt), metrics
-
-        carry = (state.inverse, state.inverse_opt, state.effect.network, state.n_opt)
-        carry, metrics = jax.lax.scan(update, carry, jax.random.split(key_update, config.num_updates))
-        inverse_params, inverse_opt, n_params, n_opt = carry
-        effect = state.effect._replace(network=n_params, floor=jnp.asarray(hyper.floor, jnp.float32))
-        state = State(inverse_params, inverse_opt, effect, n_opt, buffer, cursor, state.t + 1)
+        nets = effect_learning.Nets(state.inverse, state.inverse_opt, state.effect.network, state.n_opt)
+        nets, metrics = jax.lax.scan(update, nets, jax.random.split(key_update, config.num_updates))
+        effect = state.effect._replace(network=nets.network, floor=jnp.asarray(hyper.floor, jnp.float32))
+        state = State(nets.inverse, nets.inverse_opt, effect, nets.n_opt, buffer, cursor, state.t + 1)
         return state, {**jax.tree.map(jnp.mean, metrics), "lr_fraction": rate}
 
     def act(key: Key, state: State, obs: Obs, greedy: bool) -> Action:

@@ -1,10 +1,17 @@
 """PPO (Schulman et al. 2017) with a pluggable mask of allowed actions: PPO, NPM, NPM-Random, CEE and CEE-WOC are one algorithm.
 
 The mask comes from the N-matrix of the current state (causal/effects.py; CEE: arXiv 2501.14543, NPM: arXiv 2312.06258), learned
-in phase 1 (`n_values="learned"`, algorithms/effect_model.py) or exact where the environment can be enumerated (`n_values="oracle"`).
+in phase 1 (`n_values="learned"`, algorithms/effect_model.py), or with the policy, in one phase (`n_values="online"`), or exact where the
+environment can be enumerated (`n_values="oracle"`).
 mode="definition": the policy is softmax(logits + log mask) everywhere: sampling, loss and evaluation; a state whose actions are all
 masked is left unmasked and counted. mode="authors": as the CEE code runs: the transposed similarity, one drawn survivor per group,
 the mask in sampling only, log-probability 0 where everything is masked, and a time limit treated as a terminal.
+What the paper leaves open, ours (python -m experiments.cee_questions). n_values="online": the mask is not looked at with probability w,
+so that the policy is w softmax(logits) + (1 - w) softmax(logits + log mask), everywhere; w falls from 1, plain PPO, to `leak` as the model
+learns. Every action stays possible, so the model goes on learning what masked actions do; it learns from all that PPO collects, corrected
+for who acted (causal/online_effects.py), and no gradient passes between the two. tau_rule: tau rises to its value ("ramp"), or becomes the
+largest that leaves an action in all but a share masked_budget of the states ("learned": tau += tau_rate (masked_budget - share of states
+all masked), stochastic approximation).
 Defaults are a vectorised PPO; `sb3()` gives stable-baselines3's defaults. Departure from stable-baselines3: its rewards are
 completed with gamma V(final) at a time limit, here GAE bootstraps from the final observation, which is the same number.
 Reproduce: python -m experiments.cee
@@ -21,7 +28,7 @@ import optax
 from flax import struct
 
 from causal_jax import distributions, losses, networks, normalize, optim, parallel, replay, rollout, spaces
-from causal_jax.causal import effect_space, inverse
+from causal_jax.causal import effect_space, inverse, online_effects
 from causal_jax.causal import effects as causal
 from causal_jax.fields import option, validate
 from causal_jax.returns import gae
@@ -52,8 +59,22 @@ class Config:
     """Standardise advantages in every minibatch."""
     selection: str = option("all", choices=SELECTIONS)
     """Which actions the mask keeps: all (plain PPO), cee, npm, npm-random, cee-woc, or unique (no other action has the same successor)."""
-    n_values: str = option("learned", choices=("learned", "oracle"))
-    """Where the N-matrix comes from: a model fitted in phase 1, or exact enumeration of the successors."""
+    n_values: str = option("learned", choices=("learned", "oracle", "online"))
+    """Where the N-matrix comes from: a model fitted in phase 1, exact enumeration of the successors, or a model fitted with the policy."""
+    tau_rule: str = option("fixed", choices=("fixed", "ramp", "learned"))
+    """cee: tau as it is, rising to it from 0, or learned from it."""
+    effect_updates: int = option(64, low=1)
+    """online: updates of inverse model and N-network in one update."""
+    effect_batch: int = option(128, low=1)
+    """online: transitions per update of them."""
+    effect_warmup: int = option(128, low=1)
+    """online: random steps of each environment before the first update; they set the units of the inputs."""
+    effect_capacity: int = option(32_768, low=1)
+    """online: transitions kept for them."""
+    effect_hidden: tuple[int, ...] = option((128, 128), low=1)
+    """online: widths of their hidden layers."""
+    effect_frequencies: int = option(0, low=0)
+    """online: sines and cosines per coordinate; 6 for positions, 0 for flags."""
     mode: str = option("definition", choices=("definition", "authors"))
     """The paper's definition, or the authors' code bug for bug."""
 
@@ -84,6 +105,18 @@ class Hyper:
     """Temperature of the softmax that turns causal effects into shares."""
     woc_threshold: float = option(0.03, low=0.0, high=1.0)
     """CEE-WOC: share over all actions above which an action is kept."""
+    tau_rate: float = option(0.05, low=0.0, high=1.0)
+    """What tau rises by in an update (ramp), or how fast it learns (learned)."""
+    masked_budget: float = option(0.05, low=0.0, high=1.0)
+    """tau_rule learned: share of states that may lose all of their actions."""
+    effect_lr: float = option(3e-3, low=0.0)
+    """online: Adam's step size for inverse model and N-network."""
+    effect_floor: float = option(1e-2, above=0.0)
+    """online: added to probabilities inside logarithms, see phase 1."""
+    leak: float = option(0.05, low=0.0, high=1.0)
+    """online: probability with which the mask is not looked at, in the end."""
+    mask_rate: float = option(0.05, low=0.0, high=1.0)
+    """online: what that probability, 1 at first, falls by in an update."""
 
 
 def sb3() -> tuple[Config, Hyper]:
@@ -99,20 +132,25 @@ class Task(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """All that acting needs, and what an exported policy holds."""
+    """All that acting needs, and what an exported policy holds; hyper.tau is the present tau.
+
+    `unmasked` []: probability with which the mask is not looked at, None where it always is.
+    """
 
     network: Params
     obs_stats: Any
     hyper: Hyper
     task: Task
+    unmasked: jax.Array | None = None
 
 
 class State(NamedTuple):
-    """What an update changes; `cursor` has a leading axis of environments [N]."""
+    """What an update changes; `cursor` has a leading axis of environments [N]; `effects` only where N is learned online."""
 
     policy: Policy
     opt_state: Any
     cursor: rollout.Cursor
+    effects: online_effects.State | None = None
 
 
 class Batch(NamedTuple):
@@ -158,10 +196,21 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     masked = config.selection != "all"
     if masked and not isinstance(space, spaces.Discrete):
         raise UserError(f"selection = {config.selection!r}: needs a Discrete action space, this one is {type(space).__name__}")
-    enumerated = masked and not needs_effects(config)
+    online = masked and config.selection != "unique" and config.n_values == "online"
+    enumerated = masked and not needs_effects(config) and not online
     if enumerated and not hasattr(env, "successors"):
         raise UserError(f"n_values = {config.n_values!r}, selection = {config.selection!r}: needs an environment with `successors`")
     authors = config.mode == "authors"
+    if online and authors:
+        raise UserError("n_values = 'online': must be learned or oracle in mode 'authors'")
+    if config.tau_rule != "fixed" and config.selection != "cee":
+        raise UserError(f"tau_rule = {config.tau_rule!r}: needs selection 'cee', this one is {config.selection!r}")
+    if online:
+        effect = online_effects.build(
+            env, env_params, num_envs=config.num_envs, num_rows=batch_size, warmup_steps=config.effect_warmup,
+            capacity=config.effect_capacity, num_updates=config.effect_updates, batch_size=config.effect_batch,
+            hidden=config.effect_hidden, num_frequencies=config.effect_frequencies,
+        )  # fmt: skip
     drawn = config.selection == "npm-random" or (authors and config.selection == "cee")
     head = distributions.policy_head(space)
     actor_critic = networks.actor_critic(
@@ -193,7 +242,15 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
 
     def distribution(policy: Policy, obs: Obs, allowed: jax.Array | None, uniform: jax.Array | bool = False) -> Any:
         logits, log_std = actor_critic.apply(policy.network, normalized(policy, obs))[:2]
-        return head.build(jnp.where(uniform, 0.0, logits), log_std, allowed)
+        return build_head(policy, jnp.where(uniform, 0.0, logits), log_std, allowed)
+
+    def build_head(policy: Policy, logits: jax.Array, log_std: jax.Array, allowed: jax.Array | None) -> Any:
+        pi = head.build(logits, log_std, allowed)
+        if policy.unmasked is None or allowed is None:
+            return pi
+        w = policy.unmasked
+        mixed = jnp.logaddexp(jnp.log1p(-w) + pi.logits, jnp.log(w) + head.build(logits, log_std).logits)
+        return head.build(mixed, log_std)
 
     def sample(key: Key, policy: Policy, obs: Obs) -> tuple[Action, dict[str, Any]]:
         key_mask, key_action = jax.random.split(key) if drawn else (key, key)  # a mask that is not drawn leaves its key alone
@@ -204,6 +261,8 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         if authors:
             log_prob = jnp.where(all_masked, 0.0, log_prob)
         extra = {"log_prob": log_prob, "all_masked": all_masked}
+        if online:
+            extra["log_policy"] = pi.logits
         return action, extra if allowed is None else {**extra, "allowed": allowed}
 
     def env_act(key: Key, policy: Policy, obs: Obs) -> tuple[Action, dict[str, Any]]:
@@ -221,7 +280,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
 
         def one(row: Transition, advantage: jax.Array, target: jax.Array) -> Metrics:
             logits, log_std, v = actor_critic.apply(network, normalized(policy, row.obs))
-            pi = head.build(logits, log_std, None if authors else row.extra.get("allowed"))
+            pi = build_head(policy, logits, log_std, None if authors else row.extra.get("allowed"))
             log_prob, old = pi.log_prob(row.extra["action"]), row.extra["log_prob"]
             log_ratio = log_prob - old
             return {
@@ -237,12 +296,28 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         return total, metrics
 
     def init(key: Key, hyper: Hyper, task: Task) -> State:
-        key_network, key_env = jax.random.split(key)
+        key_network, key_env, *key_effects = jax.random.split(key, 3 if online else 2)
         cursor = jax.vmap(rollout.start, (0, None, None))(jax.random.split(key_env, config.num_envs), env, task.env_params)
         network = actor_critic.init(key_network)
         stats = normalize.init(jax.tree.map(lambda x: x[0], cursor.obs)) if config.normalize_obs else None
         optimizer = optim.adam(hyper.lr, hyper.max_grad_norm, eps=1e-5)
-        return State(Policy(network, stats, hyper, task), optimizer.init(network), cursor)
+        if config.tau_rule == "ramp":
+            hyper = with_tau(hyper, jnp.zeros_like(hyper.tau))
+        policy = Policy(network, stats, hyper, task)
+        if not online:
+            return State(policy, optimizer.init(network), cursor)
+        cursor, model, effects = effect.start(*key_effects, cursor, task.env_params, hyper.effect_floor)
+        policy = policy._replace(task=task._replace(effects=model), unmasked=jnp.ones(()))
+        return State(policy, optimizer.init(network), cursor, effects)
+
+    def with_tau(hyper: Hyper, tau: Any) -> Hyper:
+        return dataclasses.replace(hyper, tau=tau)
+
+    def next_tau(hyper: Hyper, tau: Any, all_masked: jax.Array) -> Hyper:
+        """The hyperparameters to act by after an update, in which a share `all_masked` of the states lost all of their actions."""
+        if config.tau_rule == "ramp":
+            return with_tau(hyper, jnp.minimum(tau + hyper.tau_rate, hyper.tau))
+        return with_tau(hyper, jnp.clip(tau + hyper.tau_rate * (hyper.masked_budget - all_masked), 0.0, 1.0))
 
     def collect(key: Key, policy: Policy, cursor: rollout.Cursor, hyper: Hyper, task: Task) -> tuple[rollout.Cursor, Batch, Metrics]:
         def one(key: Key, cursor: rollout.Cursor) -> tuple[Any, ...]:
@@ -263,8 +338,10 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         return cursor, Batch(transition, advantage, advantage + v), metrics
 
     def step(key: Key, state: State, hyper: Hyper, task: Task) -> tuple[State, Metrics]:
-        key_collect, key_learn = jax.random.split(key)
-        policy = state.policy._replace(hyper=hyper, task=task)
+        key_collect, key_learn, *key_effects = jax.random.split(key, 3 if online else 2)
+        tau = state.policy.hyper.tau if config.tau_rule != "fixed" else hyper.tau
+        task_now = task._replace(effects=state.policy.task.effects) if online else task
+        policy = state.policy._replace(hyper=with_tau(hyper, tau), task=task_now)
         cursor, batch, metrics = collect(key_collect, policy, state.cursor, hyper, task)
         batch = parallel.gather(jax.tree.map(lambda x: x.reshape(batch_size, *x.shape[2:]), batch))
         optimizer = optim.adam(hyper.lr, hyper.max_grad_norm, eps=1e-5)
@@ -285,7 +362,18 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         if config.normalize_obs:
             policy = policy._replace(obs_stats=normalize.update(policy.obs_stats, batch.transition.obs))
         metrics.update(jax.tree.map(jnp.mean, learning))
-        return State(policy._replace(network=network), opt_state, cursor), metrics
+        policy, effects = policy._replace(network=network), state.effects
+        if config.tau_rule != "fixed":
+            metrics["tau"] = jnp.asarray(tau)
+            policy = policy._replace(hyper=next_tau(hyper, tau, metrics["all_masked"]))
+        if policy.unmasked is not None:  # online
+            effects, model, fitted = effect.fit(
+                *key_effects, effects, task_now.effects, batch.transition, hyper.effect_lr, hyper.effect_floor
+            )
+            metrics.update(fitted, unmasked=policy.unmasked)
+            unmasked = jnp.maximum(policy.unmasked - hyper.mask_rate, hyper.leak)
+            policy = policy._replace(task=task._replace(effects=model), unmasked=unmasked)
+        return State(policy, opt_state, cursor, effects), metrics
 
     def act(key: Key, state: State, obs: Obs, greedy: bool) -> Action:
         if not greedy:

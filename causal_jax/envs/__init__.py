@@ -65,6 +65,7 @@ ADAPTERS = {
     "ale": "an Atari game (extra `atari`), one member a run, e.g. ale:breakout",
     "jaxtari": "an Atari game in JAX, where jaxtari and its sprites are installed, e.g. jaxtari:pong",
     "alias": "any environment with Discrete actions and copies of them, e.g. alias:minigrid-unlockpickup",
+    "bank": "any environment with a bounded Box of actions, k candidates in its place, e.g. bank:pendulum-wind",
 }
 
 
@@ -91,8 +92,8 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
         return _module("adapters").make_gymnax(name, **options)
     if colon and prefix == "minatar":
         return _module("adapters").make_minatar(name, **options)
-    if colon and prefix == "alias":
-        return _alias(name, options)
+    if colon and prefix in ("alias", "bank"):
+        return _wrapped(prefix, name, options)
     if colon and prefix in ("brax", "navix"):
         module, cls, fixed = "adapters", prefix.capitalize(), {"name": name}
     elif colon and prefix in ("ale", "jaxtari"):
@@ -120,13 +121,13 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
     return env, env.default_params
 
 
-def _alias(id: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    """`alias:<id>`: the wrapper's options are its own fields, the others go to the environment inside."""
-    kind = _module("wrappers").Alias
+def _wrapped(prefix: str, id: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    """`alias:<id>`, `bank:<id>`: the wrapper's options are its own fields, the others go to the environment inside."""
+    kind = getattr(_module("wrappers"), prefix.capitalize())
     own = {f.name for f in dataclasses.fields(kind)} - {"inner"}
     inner, params = make(id, **{name: value for name, value in options.items() if name not in own})
     env = kind(inner, **{name: value for name, value in options.items() if name in own})
-    validate(env, f"alias:{id}: ")
+    validate(env, f"{prefix}:{id}: ")
     return env, params
 
 

@@ -1,15 +1,18 @@
-"""Wrappers that keep the contract: `alias`, more actions than there are effects, with the true classes known.
+"""Wrappers that keep the contract: `alias`, more actions than there are effects, and `bank`, candidates for real-valued actions.
 
 `alias:<id>` is any environment with a Discrete action space, `alias:gymnax:Breakout-MinAtar` too. Its A = m n + noops actions are m
 copies of each of the n actions, and no-ops, which leave the world and its clock as they are and pay nothing, in an order that `permute`
 draws. This is the controlled redundancy that the CEE paper (arXiv 2501.14543) lacks: `classes` says which actions are one and the same.
 `max_idle` no-ops in an episode truncate it, so that every episode ends.
+`bank:<id>` is any environment with a bounded Box of actions, `bank:brax:reacher` too. Its A = k actions are a fixed bank of points of the
+box, evenly spread, so that what masks discrete actions by their effect masks those of continuous tasks too, which CEE leaves open.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -19,7 +22,7 @@ from flax import struct
 
 from causal_jax.envs.base import Environment
 from causal_jax.fields import option
-from causal_jax.spaces import Discrete, Space, from_gymnax
+from causal_jax.spaces import Box, Discrete, Space, from_gymnax
 from causal_jax.types import Action, Key, Obs, UserError
 
 
@@ -118,3 +121,72 @@ class Alias(Environment):
 
     def _render(self, state: AliasState, params: Any) -> np.ndarray:
         return np.asarray(self.inner.render(state.inner, params))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bank(Environment):
+    """`inner` with k candidates in the place of its real-valued actions. Params are the inner environment's."""
+
+    inner: Any
+    k: int = option(16, low=2, high=65_536)
+    """Candidate actions."""
+
+    def __post_init__(self) -> None:
+        _ = self._box
+
+    @property
+    def costly_reset(self) -> bool:  # type: ignore[override]
+        """As inside."""
+        return getattr(self.inner, "costly_reset", False)
+
+    @property
+    def _box(self) -> Box:
+        space = from_gymnax(self.inner.action_space(self.inner.default_params))
+        if not isinstance(space, Box) or not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+            raise UserError(f"bank: env = {type(self.inner).__name__}: needs a bounded Box of actions, this one is {type(space).__name__}")
+        return space
+
+    @functools.cached_property
+    def candidates(self) -> np.ndarray:
+        """float32 [k, *shape]: a grid with both ends for one number, else the Halton sequence (Halton 1960), whose beginnings are even."""
+        from scipy.stats import qmc  # half a second, which `alias` need not pay
+
+        space = self._box
+        size = math.prod(space.shape)
+        many = qmc.Halton(size, scramble=False).random(self.k + 1)[1:]  # without the corner where it begins
+        unit = np.linspace(0.0, 1.0, self.k) if size == 1 else many
+        low, high = (np.broadcast_to(np.asarray(x, np.float32), space.shape) for x in (space.low, space.high))
+        return (low + (high - low) * unit.reshape(self.k, *space.shape)).astype(np.float32)
+
+    @property
+    def default_params(self) -> Any:
+        """The inner environment's."""
+        return self.inner.default_params
+
+    def reset_env(self, key: Key, params: Any) -> tuple[Obs, Any]:
+        """See `Environment.reset_env`."""
+        obs, state = self.inner.reset_env(key, params)
+        return obs, state
+
+    def step_env(self, key: Key, state: Any, action: Action, params: Any) -> tuple[Obs, Any, jax.Array, jax.Array, dict[str, Any]]:
+        """See `Environment.step_env`: the inner step with the candidate of number `action`."""
+        obs, state, reward, terminated, info = self.inner.step_env(key, state, jnp.asarray(self.candidates)[action], params)
+        return obs, state, reward, terminated, info
+
+    def is_truncated(self, state: Any, params: Any) -> jax.Array:
+        """bool []: the inner environment's rule."""
+        return jnp.asarray(self.inner.is_truncated(state, params))
+
+    def action_space(self, params: Any) -> Discrete:
+        """A = k actions."""
+        return Discrete(self.k)
+
+    def observation_space(self, params: Any) -> Space:
+        """The inner environment's."""
+        return from_gymnax(self.inner.observation_space(params))
+
+    def __getattr__(self, name: str) -> Any:
+        """`render` where the inner environment has it: the states are the same."""
+        if name == "render":
+            return self.inner.render
+        raise AttributeError(name)

@@ -80,6 +80,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> entry of ALGORITHMS,
     },
     "ppo-authors": ("ppo", {"mode": "authors"}),
     "cee-authors": ("cee", {"mode": "authors"}),
+    "cee-online": (
+        "cee",
+        {
+            "n_values": "online",
+            "tau_rule": "learned",
+            "effect_updates": 2,
+            "effect_batch": 8,
+            "effect_warmup": 4,
+            "effect_capacity": 32,
+            "effect_hidden": (8, 8),
+            "effect_frequencies": 1,
+        },
+    ),
     "ppo-normalized": ("ppo", {"normalize_obs": True}),
     "fcdl-offline": ("fcdl", {"schedule": "offline", "sparsity": "target", "ema": False, "label": "yes"}),
     "fcdl-kmeans": ("fcdl", {"schedule": "offline", "contexts": "kmeans"}),
@@ -115,6 +128,7 @@ SLOW = (
     "ddpg-naive",
     "ddpg-oracle",
     "ddpg-shuffled",
+    "cee-online",  # its parts have unit tests
 )  # ccrl-every and seed-sampling run every line of theirs
 
 

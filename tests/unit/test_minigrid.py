@@ -1,5 +1,7 @@
 """MiniGrid: the exact kept sets, reachable states and shortest solutions, observations, random layouts, the position bonus."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,14 +26,19 @@ def unlock():
     graph = reachable(env, params)
     obs = jax.jit(jax.vmap(views.symbolic))(graph.states.grid, graph.states.agent, graph.states.carry)
 
-    def kept(selection, with_end, effect="picture"):
+    @functools.cache
+    def all_kept(effect):  # one program for all masks
         world = make("minigrid-unlockpickup", effect=effect)[0]
 
         def one(obs):
             after, ends = world.successors(obs, params)
-            return effects.select(selection, jax.random.key(0), effects.oracle_n_matrix(after, ends if with_end else None))
+            exact = [effects.oracle_n_matrix(after, ends if with_end else None) for with_end in (False, True)]
+            return {name: [effects.select(name, jax.random.key(0), n) for n in exact] for name in ("cee", "npm", "cee-woc")}
 
-        return np.asarray(jax.jit(jax.vmap(one))(obs))
+        return jax.device_get(jax.jit(jax.vmap(one))(obs))
+
+    def kept(selection, with_end, effect="picture"):
+        return all_kept(effect)[selection][with_end]
 
     return env, params, graph, kept
 
