@@ -199,6 +199,7 @@ def test_figures_of_planning_are_per_step_and_per_plan(monkeypatch):
     assert [ratio["met"] for ratio in told["ratios"]] == [True, False, True, False, True]
 
 
+@pytest.mark.slow
 def test_a_real_plan_and_a_real_step_take_time():
     few = dataclasses.replace(TINY, plans=2)
     assert hybrid.plan_seconds(few, "hard-move-4")() > 0
@@ -231,6 +232,7 @@ def test_learners_stand_beside_their_peer_in_updates_per_second(monkeypatch):
     assert [(ratio["value"], ratio["met"]) for ratio in told["ratios"][1:3]] == [(40.0, True), (20.0, False)]
 
 
+@pytest.mark.slow
 def test_real_learners_take_time():
     small = dataclasses.replace(learners.CONFIG, num_learners=2, num_steps=2, warmup_steps=8, batch_size=2, capacity=8, hidden=(4,))
     assert learners.learn_rate("autoregressive-hard", small, 1, 1)() > 0

@@ -345,6 +345,7 @@ def test_continuous_variables(learn_std: bool) -> None:
     assert np.any(grads["enc_fc0_w"])
 
 
+@pytest.mark.slow
 def test_vmap_over_members_equals_a_loop() -> None:
     net, params, state = built()
     obs, actions, target = batch()

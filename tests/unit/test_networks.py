@@ -122,3 +122,11 @@ def test_errors() -> None:
         networks.cnn((35, 84, 4))
     with pytest.raises(UserError, match=r"^obs_shape = \(2, 3, 4, 5\): must have at most 3 dimensions"):
         networks.torso((2, 3, 4, 5), (1,), 1)
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, "SAME"), (4, 2, "SAME"), (3, 2, "VALID"), (1, 1, "VALID")])
+def test_convolution_by_a_product_of_matrices_is_the_convolution(size: int, stride: int, padding: str) -> None:
+    rng = np.random.default_rng(0)
+    x, kernel = jnp.asarray(rng.normal(size=(2, 7, 6, 3))), jnp.asarray(rng.normal(size=(size, size, 3, 4)))
+    expected = jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    np.testing.assert_allclose(networks.convolution(x, kernel, (stride, stride), padding), expected, rtol=1e-4, atol=1e-5)
