@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from causal_jax.types import Algorithm, UserError
-from experiments.benchmarks import dynamics, hybrid, learners, measure, offline, sweeps
+from experiments.benchmarks import dynamics, figures, hybrid, learners, measure, offline, sweeps
 from experiments.benchmarks.__main__ import Options, run
 from experiments.benchmarks.speed import Sizes, env_rate
 
@@ -38,6 +38,18 @@ def test_rows_hold_every_round_and_their_summary(results):
         assert len(row["values"]) == 2
         assert min(row["values"]) > 0
         assert (row["median"], row["min"], row["max"]) == (statistics.median(row["values"]), min(row["values"]), max(row["values"]))
+
+
+def test_the_picture_has_a_line_for_every_file_and_names_the_machine(results, tmp_path):
+    gpu = json.loads(json.dumps(results))
+    gpu["scale-envs"]["machine"]["devices"] = "1 x NVIDIA H100"
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, content in zip(files, (results, gpu), strict=True):
+        file.write_text(json.dumps(content))
+    cores = results["scale-envs"]["machine"]["cores"]
+    assert [figures.machine(content["scale-envs"]) for content in (results, gpu)] == [f"{cores} CPU cores", "NVIDIA H100"]
+    sizes = [figures.draw(files[:n], tmp_path / f"{n}.png").stat().st_size for n in (1, 2)]
+    assert 0 < sizes[0] < sizes[1]
 
 
 def test_each_result_says_where_it_comes_from(results):
