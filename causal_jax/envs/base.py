@@ -1,4 +1,4 @@
-"""What our environments share: gymnax 1.0's `reset` and `step`, written over an environment's own four functions.
+"""What our environments share: gymnax 1.0's `reset` and `step`, written over an environment's own functions.
 
 A subclass is a frozen dataclass of static options that defines `default_params, reset_env, step_env, is_truncated, action_space,
 observation_space`; floats that may vary between the worlds of a population live in its params. No gymnax import is needed.
@@ -6,6 +6,7 @@ observation_space`; floats that may vary between the worlds of a population live
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from causal_jax.spaces import Space
 from causal_jax.types import Action, Key, Obs
 
 
@@ -92,27 +94,35 @@ def draw_worlds(key: Key, params: Any, field: str, centres: Sequence[float], jit
     return Worlds(many.replace(**{field: value}), group.astype(jnp.int32), value)
 
 
-class Environment:
+class Environment(ABC):
     """gymnax 1.0's contract; see `types.Env`. Subclasses are hashable and hold no arrays."""
 
     costly_reset = False  # True: `step` computes a start only when an episode of the batch has ended, and not in every step
 
     @property
+    @abstractmethod
     def default_params(self) -> Any:
         """The params pytree of the environment as published."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reset_env(self, key: Key, params: Any) -> tuple[Obs, Any]:
         """A start state: (obs, state). The key is consumed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step_env(self, key: Key, state: Any, action: Action, params: Any) -> tuple[Obs, Any, jax.Array, jax.Array, dict[str, Any]]:
         """One raw step without auto-reset: (obs, state, reward [], terminated [] bool, info). The key is consumed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_truncated(self, state: Any, params: Any) -> jax.Array:
         """bool []: the time limit is reached in this state (after the step)."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def action_space(self, params: Any) -> Space:
+        """What an action is."""
+
+    @abstractmethod
+    def observation_space(self, params: Any) -> Space:
+        """What an observation is."""
 
     def reset(self, key: Key, params: Any = None) -> tuple[Obs, Any]:
         """A start state: (obs, state). The key is consumed."""

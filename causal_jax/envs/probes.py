@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import abstractmethod
 from typing import Any
 
 import jax
@@ -58,17 +59,17 @@ class Probe(Environment):
         """The time limit."""
         return ProbeParams(max_steps=jnp.asarray(self.max_steps, jnp.int32))
 
+    @abstractmethod
     def first(self, key: Key) -> jax.Array:
         """The first observation, float32 [D]. The key is consumed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def advance(self, obs: jax.Array, action: Action) -> tuple[jax.Array, Any, Any]:
         """(next obs [D], reward [], terminated [])."""
-        raise NotImplementedError
 
+    @abstractmethod
     def solution(self, gamma: float) -> Solution:
         """The optimal value and action of each observation, for the discount `gamma`."""
-        raise NotImplementedError
 
     def reset_env(self, key: Key, params: ProbeParams) -> tuple[jax.Array, ProbeState]:
         """See `Environment.reset_env`."""

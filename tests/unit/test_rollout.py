@@ -119,3 +119,11 @@ def test_evaluate_on_probes(probe: str, total: float, length: int) -> None:
     episode = jax.jit(jax.vmap(play))(jax.random.split(jax.random.key(0), 3))
     assert episode.total.tolist() == [total] * 3
     assert episode.length.tolist() == [length] * 3
+
+
+def test_an_environment_that_lacks_a_function_says_which() -> None:
+    class Half(Counter):
+        is_truncated = Environment.is_truncated
+
+    with pytest.raises(TypeError, match="is_truncated"):
+        Half()
