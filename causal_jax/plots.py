@@ -60,12 +60,25 @@ def figure_file(path: Path | str, width: float, height: float) -> Iterator[Any]:
         picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
+def look(k: int) -> tuple[str, Any]:
+    """Colour and line of the k-th label; the first 24 all differ."""
+    return PALETTE[k % len(PALETTE)], LINES[(k + k // len(PALETTE)) % len(LINES)]
+
+
 def short(value: float) -> str:
     """A step count for an axis: 0, 500, 20k, 1.5M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.4g}{unit}"
     return f"{value:g}"
+
+
+def log_axis(axis: Any) -> None:
+    """Ticks of a logarithmic axis (axes.xaxis, axes.yaxis) as plain numbers, 0.1, 10, 2k; the style does not read $...$."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _step_axis(axes: Any, label: str = "environment steps per member") -> None:
@@ -104,7 +117,17 @@ def _reference_lines(axes: Any, references: Mapping[str, float]) -> None:
         axes.annotate("\n".join(names), (1.0, centre), va="center", ha="left", fontsize=8.5, color=MUTED, linespacing=1.1, **look)
 
 
-def curves(panels: Sequence[tuple[str, Mapping[str, Curve], Mapping[str, float]]], path: Path | str, percent: Sequence[bool] = ()) -> Path:
+def _columns(labels: Sequence[str]) -> int:
+    """Columns of a legend across a figure 9 inches wide: about 105 characters, a line's sample is worth 7."""
+    return max(1, min(4, len(labels), 105 // (max(map(len, labels), default=0) + 7)))
+
+
+def curves(
+    panels: Sequence[tuple[str, Mapping[str, Curve], Mapping[str, float]]],
+    path: Path | str,
+    percent: Sequence[bool] = (),
+    x_label: str = "environment steps per member",
+) -> Path:
     """Panels side by side, each (title, label -> Curve, name -> reference value); colours follow the order of the labels.
 
     percent[i] True draws panel i as a rate from 0 to 100 %. Writes and returns `path`.
@@ -118,18 +141,18 @@ def curves(panels: Sequence[tuple[str, Mapping[str, Curve], Mapping[str, float]]
             axes = figure.add_subplot(1, len(panels), index + 1)
             for label, curve in lines.items():
                 k = labels.index(label)
-                colour, line = PALETTE[k % len(PALETTE)], LINES[k % len(LINES)]
+                colour, line = look(k)
                 steps, (value, low, high) = np.asarray(curve["steps"]), curve["estimate"]
                 (handles[label],) = axes.plot(steps, value, color=colour, linestyle=line, marker=_dot(len(steps)), label=label, zorder=3)
                 if curve.get("band", True):
                     axes.fill_between(steps, low, high, color=colour, alpha=0.16, linewidth=0, zorder=2)
             axes.set_title(title)
-            _step_axis(axes)
+            _step_axis(axes, x_label)
             if index < len(percent) and percent[index]:
                 axes.set_ylim(-0.03, 1.03)
                 axes.yaxis.set_major_formatter(PercentFormatter(1.0))
             _reference_lines(axes, references)
-        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(4, len(handles)), handlelength=2.8)
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=_columns(list(handles)), handlelength=2.8)
     return Path(path)
 
 
@@ -147,7 +170,7 @@ def metric_panels(metrics: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]
             axes = figure.add_subplot(rows, columns, index + 1)
             for label, (steps, values) in lines.items():
                 k = labels.index(label)
-                colour, line, members = PALETTE[k % len(PALETTE)], LINES[k % len(LINES)], np.asarray(values, dtype=np.float64)
+                (colour, line), members = look(k), np.asarray(values, dtype=np.float64)
                 if members.shape[0] > 1:
                     axes.plot(steps, members.T, color=colour, linewidth=0.6, alpha=0.35 if len(labels) == 1 else 0.2)
                 (handles[label],) = axes.plot(
@@ -158,7 +181,7 @@ def metric_panels(metrics: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]
             axes.xaxis.get_major_locator().set_params(nbins=3)
             axes.tick_params(labelsize=7.5)
         if len(labels) > 1:
-            figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(4, len(handles)), handlelength=2.8)
+            figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=_columns(list(handles)), handlelength=2.8)
     return Path(path)
 
 
@@ -168,8 +191,8 @@ def comparison(result: Comparison, path: Path | str, quantity: str = "IQM of the
     with figure_file(path, 9, 1.1 + 0.42 * count) as figure:
         left, right = figure.subplots(1, 2)
         for k, (_, estimate) in enumerate(result.scores.items()):
-            left.plot([estimate.low, estimate.high], [k, k], color=PALETTE[k % len(PALETTE)], linewidth=7, alpha=0.3, solid_capstyle="butt")
-            left.plot(estimate.value, k, marker="|", markersize=14, markeredgewidth=3, color=PALETTE[k % len(PALETTE)])
+            left.plot([estimate.low, estimate.high], [k, k], color=look(k)[0], linewidth=7, alpha=0.3, solid_capstyle="butt")
+            left.plot(estimate.value, k, marker="|", markersize=14, markeredgewidth=3, color=look(k)[0])
         left.set(title=quantity, yticks=range(len(result.scores)), yticklabels=list(result.scores), ylim=(len(result.scores) - 0.4, -0.6))
         for k, estimate in enumerate(result.improvement.values()):
             right.plot([estimate.low, estimate.high], [k, k], color=INK, linewidth=7, alpha=0.18, solid_capstyle="butt")
@@ -190,7 +213,7 @@ def profiles(result: Comparison, path: Path | str, quantity: str = "score") -> P
     with figure_file(path, 9, 4.1) as figure:
         axes = figure.add_subplot()
         for k, (label, (value, low, high)) in enumerate(result.profiles.items()):
-            colour, line = PALETTE[k % len(PALETTE)], LINES[k % len(LINES)]
+            colour, line = look(k)
             axes.plot(result.thresholds, value, color=colour, linestyle=line, label=label, zorder=3)
             axes.fill_between(result.thresholds, low, high, color=colour, alpha=0.16, linewidth=0, zorder=2)
         axes.set(
