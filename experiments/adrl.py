@@ -22,14 +22,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from causal_jax import gallery, history, report, statistics
+from causal_jax import gallery, history, statistics
 from causal_jax.algorithms import ALGORITHMS, factored_q
 from causal_jax.cli import configure
 from causal_jax.runs import train_run
 from causal_jax.settings import Settings, resolve
-from experiments.fcdl import command
+from experiments.records import RESULTS, command, curve, figure
 
-RESULTS = Path(__file__).parent / "results"
 COMMON: dict[str, Any] = {
     "num_envs": 8, "num_steps": 1, "hidden": (128, 128), "layer_norm": True, "batch_size": 128, "capacity": 200_000, "init_steps": 20_000,
     "target_every": 25, "model_hidden": (128, 128),
@@ -123,7 +122,7 @@ def summary(folder: Path) -> dict[str, Any]:
         **{name: np.round([*statistics.bootstrap_interval(values)], 2).tolist() for name, values in quantities.items()},
         "steps_to_600": [int(x) if math.isfinite(x) else None for x in first],
         "members": {name: np.round(values, 1).tolist() for name, values in quantities.items()},
-        "curve": {"steps": steps.tolist(), "iqm": np.round(statistics.curve_interval(returns).value, 1).tolist()},
+        "curve": curve(steps, 1, **{"return": returns}),
         "seconds": run.info.get("seconds"),
     }
 
@@ -139,10 +138,7 @@ def study(options: Options) -> None:
             found |= {"budget": {"members": options.members, "steps": options.steps + COMMON["init_steps"]}, "command": command("adrl")}
             results.setdefault(str(levels), {})[label] = found
             path.write_text(json.dumps(results, indent=1) + "\n")
-        place = Path(options.folder)
-        folders = {label: place / name_of(options, levels, label) for label in results[str(levels)]}
-        runs = {label: history.load_run(folder) for label, folder in folders.items() if (folder / "run.json").exists()}
-        report.learning_curves(runs, path.with_name(f"{path.stem}_{levels}.png"))
+            figure(results[str(levels)], path.with_name(f"{path.stem}_{levels}.png"))
 
 
 def episodes_to(first: list[float | None], budget: int) -> str:

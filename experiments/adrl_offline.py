@@ -36,9 +36,8 @@ from causal_jax.cli import configure
 from causal_jax.datasets import Episodes, Rows
 from causal_jax.envs.sepsis import icu_sepsis_mdp, sepsis_sim_mdp
 from causal_jax.mdp import Array, Log, TabularMDP, policy_table, sample_log, uniform_policy
-from experiments.fcdl import command
+from experiments.records import RESULTS, command
 
-RESULTS = Path(__file__).parent / "results"
 SIMS: dict[str, tuple[str, dict[str, Any], float]] = {  # label -> environment, its options, discount
     "sepsis-sim, 3 blocks": ("sepsis-sim", {"split": "3"}, 0.99),
     "sepsis-sim, 2 blocks": ("sepsis-sim", {"split": "2"}, 0.99),

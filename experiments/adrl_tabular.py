@@ -45,9 +45,8 @@ from causal_jax.fields import suggest
 from causal_jax.mdp import Array, Log, TabularMDP, make_mdp, sample_log, sample_next, uniform_policy
 from causal_jax.types import UserError
 from experiments.benchmarks import measure
-from experiments.fcdl import command
+from experiments.records import RESULTS, command
 
-RESULTS = Path(__file__).parent / "results"
 LEVELS = (3, 5, 9, 17)
 PER_STATE = tuple(int(x) for x in 2 ** np.arange(3, 16))
 PER_ACTION = (1, 2, 4, 8, 16)  # of sepsis-sim, per state and joint action

@@ -21,16 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from causal_jax import gallery, history, make, statistics
+from causal_jax import gallery, history, make, plots, statistics
 from causal_jax.algorithms import ALGORITHMS, concurrent_ddpg
 from causal_jax.causal import hsic, mixtures, noise_models, sharing
 from causal_jax.cli import configure
-from causal_jax.plots import figure_file
 from causal_jax.runs import load_run, train_run
 from causal_jax.settings import Settings, parse_options, resolve
-from experiments.fcdl import command
+from experiments.records import RESULTS, command
 
-RESULTS = Path(__file__).parent / "results"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # label -> algorithm, Config fields beside its preset
     "individual": ("ddpg-individual", {}),
     "naive": ("ddpg-naive", {}),
@@ -134,12 +132,12 @@ def study(options: Options) -> None:
 
 def draw(rows: dict[str, Any], path: Path) -> None:
     """Mean return of every method against the steps of each learner."""
-    with figure_file(path, 7.2, 4.0) as figure:
-        axes = figure.subplots()
-        for label, row in rows["methods"].items():
-            axes.plot(np.linspace(0, rows["steps"], len(row["curve"])), row["curve"], label=label)
-        axes.set(xlabel="steps of each learner", ylabel="return", title=path.stem)
-        axes.legend()
+    lines: dict[str, plots.Curve] = {}
+    for label, row in rows["methods"].items():
+        values = np.asarray(row["curve"])
+        steps = np.linspace(0, rows["steps"], len(values))
+        lines[label] = {"steps": steps, "estimate": statistics.Estimate(values, values, values), "band": False}
+    plots.curves([(f"{path.stem.removeprefix('ccrl_')}: mean return", lines, {})], path, x_label="steps of each learner")
 
 
 def seen(folder: Path) -> np.ndarray:

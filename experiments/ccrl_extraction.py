@@ -29,9 +29,8 @@ from causal_jax.algorithms import concurrent_ddpg
 from causal_jax.causal import extraction, hsic, mixtures, noise_models, sharing
 from causal_jax.cli import configure
 from experiments.benchmarks.causes import toy
-from experiments.fcdl import command
+from experiments.records import RESULTS, command
 
-RESULTS = Path(__file__).parent / "results"
 AGENTS, GROUPS = 20, 3
 ENVS = ("autoregressive-easy", "autoregressive-hard", "pendulum-wind")
 ROWS: dict[str, tuple[str, noise_models.Spec, float]] = {

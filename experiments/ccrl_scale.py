@@ -21,9 +21,7 @@ import tyro
 from causal_jax import make, memory, rollout, training
 from causal_jax.algorithms import concurrent_ddpg
 from causal_jax.plots import figure_file
-from experiments.fcdl import command
-
-RESULTS = Path(__file__).parent / "results"
+from experiments.records import RESULTS, command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +89,9 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
         right.plot(num, [row["return_median"] for row in rows.values()], marker="o", label="median")
         right.set(xscale="log", xlabel="learners", ylabel="return")
         right.set_title("What is learned", loc="left")
+        for axes in (left, right):
+            axes.set_xticks(num, list(map(str, num)))
+            axes.minorticks_off()
         right.legend()
 
 

@@ -2,6 +2,7 @@
 
     python -m experiments.cee demo    # what `make train` does: PPO, NPM and CEE on maze-n6, one report
     python -m experiments.cee maze    # n = 4, 6, 8, every method, 8 members, 500k steps: experiments/results/cee_maze.json and curves
+    python -m experiments.cee exits   # beside the goal: in how many places the exact masks leave an action that enters it
     python -m experiments.cee table   # the table of those results as markdown
 
 Hyperparameters are those of the authors' phase 2 (stable-baselines3's defaults, entropy 0.2): 2048 steps per update, here from 16
@@ -13,8 +14,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,14 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from causal_jax import gallery, history, report, rollout, statistics
+from causal_jax import gallery, history, make, rollout, statistics
 from causal_jax.algorithms import ALGORITHMS, effect_model, ppo
 from causal_jax.causal import effects, inverse
 from causal_jax.cli import configure
 from causal_jax.runs import load_run, train_run
 from causal_jax.settings import Settings, resolve
+from experiments.records import RESULTS, command, curve, figure
 
-RESULTS = Path(__file__).parent / "results"
 PAPER = {"num_envs": 16, "num_steps": 128, "num_epochs": 10, "num_minibatches": 32}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # label -> algorithm, Config fields
     "PPO": ("ppo", {}),
@@ -47,8 +46,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # label -> algorithm, Config
 class Options:
     """What to train, and how much."""
 
-    what: tyro.conf.Positional[Literal["demo", "maze", "table"]]
-    """demo: three methods on one maze and their report; maze: the study; table: its results as markdown."""
+    what: tyro.conf.Positional[Literal["demo", "maze", "exits", "table"]]
+    """demo: three methods on one maze and their report; maze: the study; exits: exact masks beside the goal; table: the study's results."""
     n: tuple[int, ...] = ()
     """Actuators of the mazes; default 6 (demo), 4 6 8 (maze)."""
     methods: tuple[str, ...] = ()
@@ -165,7 +164,7 @@ def summary(folder: Path) -> dict[str, Any]:
         "steps_to_90": [None if not np.isfinite(x) else int(x) for x in first],
         "per_member": per_member,
         "seconds": run.info.get("seconds"),
-        "curve": {"steps": np.asarray(steps).tolist(), "return_iqm": np.round(statistics.curve_interval(returns).value, 3).tolist()},
+        "curve": curve(steps, **{"return": returns, "success": success}),
     }
 
 
@@ -182,10 +181,26 @@ def study(options: Options) -> None:
             folder = train(options, n, label, effects_run if needs_effects(label) else "")
             results.setdefault(f"maze-n{n}", {})[label] = summary(folder)
             results[f"maze-n{n}"]["budget"] = {"members": options.members, "steps": options.steps}
-            results[f"maze-n{n}"]["command"] = shlex.join(["python", "-m", "experiments.cee", *sys.argv[1:]])
+            results[f"maze-n{n}"]["command"] = command("cee")
             path.write_text(json.dumps(results, indent=1) + "\n")
-        runs = {label: history.load_run(run_folder(options, n, label)) for label in options.methods}
-        report.learning_curves(runs, RESULTS / f"cee_maze_n{n}.png")
+            figure(results[f"maze-n{n}"], RESULTS / f"cee_maze_n{n}.png")
+
+
+def exits(n: int, places: int = 1500) -> dict[str, float]:
+    """Over random places within 0.05 of the goal's box from which some action enters it: where a kept one does, and what the masks keep."""
+    env, params = make(f"maze-n{n}")
+    box = np.asarray(params.goal)
+    obs = np.random.default_rng(0).uniform(box[:2] - 0.05, box[2:] + 0.05, (places, 2))
+
+    def one(obs: Any) -> tuple[Any, ...]:
+        successors, enters = env.successors(obs, params)
+        kept, _ = effects.fallback(effects.unique(successors))
+        of_all = effects.select("cee-woc", jax.random.key(0), effects.oracle_n_matrix(successors))
+        return enters.any(), (enters & kept).any(), kept.sum(), of_all.any()
+
+    near, entered, kept, some = map(np.asarray, jax.jit(lambda obs: jax.lax.map(one, obs))(jnp.asarray(obs, jnp.float32)))
+    found = {"a kept action enters": entered[near].mean(), "actions kept": kept[near].mean(), "CEE-WOC keeps any": some[near].mean()}
+    return {name: round(float(x), 3) for name, x in found.items()}
 
 
 def table() -> str:
@@ -221,6 +236,10 @@ def main(options: Options) -> None:
     """Fill in the defaults and run."""
     if options.what == "table":
         print(table())
+        return
+    if options.what == "exits":
+        for n in options.n or (4, 6, 8):
+            print(f"maze-n{n}: {exits(n)}")
         return
     small = options.what == "demo"
     steps = options.steps or (200_000 if small else 500_000)

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,7 +24,7 @@ from causal_jax.algorithms import ppo
 from causal_jax.cli import configure
 from causal_jax.runs import train_run
 from causal_jax.settings import Settings, resolve
-from experiments.cee import RESULTS
+from experiments.records import RESULTS, command
 
 GAMES = ("breakout", "beam_rider", "demon_attack", "ms_pacman", "qbert", "asterix", "assault", "freeway", "pong", "space_invaders")
 CONFIG = ppo.Config(num_envs=8, num_steps=128, num_epochs=4, num_minibatches=4, hidden=(512,))
@@ -91,7 +89,7 @@ def save(results: dict[str, Any], path: Path) -> None:
             estimate = statistics.Estimate(values, values, values)
             curves[game] = {"steps": np.asarray(row[name]["frames"], float), "estimate": estimate, "band": False}
         panels.append((title, curves, {}))
-    plots.curves(panels, path.with_suffix(".png"))
+    plots.curves(panels, path.with_suffix(".png"), x_label="frames")
 
 
 def main(options: Options) -> None:
@@ -106,8 +104,7 @@ def main(options: Options) -> None:
         return
     for game in options.games:
         results[game] = summary(train(options, game))
-        command = shlex.join(["python", "-m", "experiments.cee_atari", *sys.argv[1:]])
-        results[game]["command"] = command.replace(f" --folder {options.folder}", "")
+        results[game]["command"] = command("cee_atari")
         save(results, path)
 
 

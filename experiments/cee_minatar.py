@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,7 +29,8 @@ from causal_jax.causal import effects, inverse
 from causal_jax.cli import configure
 from causal_jax.runs import load_run, train_run
 from causal_jax.settings import Settings, resolve
-from experiments.cee import RESULTS, slug, summary
+from experiments.cee import slug, summary
+from experiments.records import RESULTS, command
 
 GAMES = ("breakout", "asterix", "spaceinvaders")
 COPIES = (1, 4, 16)
@@ -136,10 +135,14 @@ def study(options: Options) -> None:
                         rows[label][name] = round(float(run.curve(f"metrics.{name}")[1].mean()), 3)
                 print(f"{game}, m = {m}, {label}: {rows[label]['final_return']}", flush=True)
                 results["budget"] = {"members": options.members, "steps": options.steps, "effect_steps": options.effect_steps}
-                command = shlex.join(["python", "-m", "experiments.cee_minatar", *sys.argv[1:]])
-                results["command"] = command.replace(f" --folder {options.folder}", "")
+                results["command"] = command("cee_minatar")
                 path.write_text(json.dumps(results, indent=1) + "\n")
     figure(results, RESULTS / "cee_minatar.png")
+
+
+def by_copies(rows: dict[str, Any]) -> list[tuple[str, Any]]:
+    """(m, its rows) in the order of m; the file has them as they were run."""
+    return sorted(rows.items(), key=lambda item: int(item[0]))
 
 
 def figure(results: dict[str, Any], path: Path) -> None:
@@ -148,7 +151,7 @@ def figure(results: dict[str, Any], path: Path) -> None:
         games = [game for game in GAMES if game in results]
         for axes, game in zip(np.atleast_1d(drawing.subplots(1, len(games))), games, strict=True):
             for k, label in enumerate(METHODS):
-                found = [(int(m), row[label]["final_return"]) for m, row in results[game].items() if label in row]
+                found = [(int(m), row[label]["final_return"]) for m, row in by_copies(results[game]) if label in row]
                 x, estimates = np.asarray([m for m, _ in found]), np.asarray([e for _, e in found])
                 x = x * (1 + 0.04 * (k - 1))
                 bars = np.abs(estimates[:, 1:].T - estimates[:, 0])
@@ -169,7 +172,7 @@ def table() -> str:
     lines = ["| game | m | method | return at the end | actions allowed | all masked | of PPO at m = 1 |", "|" + "---|" * 7]
     for game in (game for game in GAMES if game in results):
         reference = results[game]["1"]["PPO"]["final_return"][0]
-        for m, rows in results[game].items():
+        for m, rows in by_copies(results[game]):
             for label in (label for label in METHODS if label in rows):
                 row = rows[label]
                 told = [f"{row[name]:.2f}" if name in row else "" for name in ("num_allowed", "all_masked")]

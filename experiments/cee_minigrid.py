@@ -19,8 +19,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +26,7 @@ import jax
 import numpy as np
 import tyro
 
-from causal_jax import gallery, history, report
+from causal_jax import gallery, history
 from causal_jax.algorithms import ALGORITHMS, effect_model, ppo
 from causal_jax.causal import effects, inverse
 from causal_jax.cli import configure
@@ -38,8 +36,8 @@ from causal_jax.runs import load_run, train_run
 from causal_jax.settings import Settings, resolve
 from experiments.cee import METHODS as MAZE_METHODS
 from experiments.cee import PAPER, slug, summary
+from experiments.records import RESULTS, command, figure
 
-RESULTS = Path(__file__).parent / "results"
 STARTS = {"anywhere": ("layout=anywhere", "max_steps=32"), "own": ()}  # how the episodes of phase 1 start
 METHODS: dict[str, tuple[str, dict[str, Any], str]] = {  # label -> algorithm, Config fields, phase 1
     "CEE": ("cee", {}, "anywhere"),
@@ -156,13 +154,11 @@ def study(options: Options) -> None:
         rows[label] = {
             **summary(train(options, label)),
             "members": options.members, "steps": options.steps, "effect_steps": options.effect_steps if starts else 0,
-            "command": shlex.join(["python", "-m", "experiments.cee_minigrid", *sys.argv[1:]]).replace(f" --folder {options.folder}", ""),
+            "command": command("cee_minigrid"),
         }  # fmt: skip
         path.write_text(json.dumps(results, indent=1) + "\n")
         print(f"{label}: success {rows[label]['final_success']}, steps to 90% {rows[label]['steps_to_90']}", flush=True)
-    folders = {label: Path(options.folder) / f"minigrid-{options.task}-{slug(label)}" for label in METHODS}
-    runs = {label: history.load_run(folder) for label, folder in folders.items() if label in rows and folder.exists()}
-    report.learning_curves(runs, RESULTS / f"cee_minigrid_{options.task}.png")
+        figure(rows, RESULTS / f"cee_minigrid_{options.task}.png")
 
 
 def trap(options: Options) -> None:

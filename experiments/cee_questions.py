@@ -31,7 +31,7 @@ from causal_jax.causal import effects, inverse
 from causal_jax.cli import configure
 from causal_jax.envs import make
 from causal_jax.training import grid, train
-from experiments.cee import RESULTS
+from experiments.records import RESULTS
 
 POINTS = 20
 SIZES = {"num_envs": 16, "num_steps": 128, "num_epochs": 4, "num_minibatches": 8}

@@ -29,8 +29,8 @@ from causal_jax.causal import effect_space, effects, inverse
 from causal_jax.cli import configure
 from causal_jax.envs import make
 from causal_jax.training import grid, train
-from experiments.cee import RESULTS
 from experiments.cee_questions import states
+from experiments.records import RESULTS
 
 ENV = "alias:minigrid-gotolocal"
 COPIES = {7: (1, 0), 64: (9, 1), 512: (73, 1), 4096: (585, 1)}  # actions -> copies of each, no-ops
@@ -145,6 +145,10 @@ def figure(results: dict[str, Any]) -> None:
         for k, name in enumerate(("pair_accuracy", "rand_index")):
             right.plot(actions, [np.mean(results[str(a)][name]) for a in actions], color=plots.PALETTE[k], marker="o", label=name)
         right.set(xscale="log", xlabel="actions", ylabel="groups against exact ones", ylim=(0, 1.03))
+        plots.log_axis(left.yaxis)
+        for axes in (left, right):
+            axes.set_xticks(actions, list(map(str, actions)))
+            axes.minorticks_off()
         right.legend(frameon=False)
 
 

@@ -26,9 +26,8 @@ from causal_jax.algorithms import dlpa
 from causal_jax.cli import configure
 from causal_jax.runs import time_limit, train_run
 from causal_jax.settings import Settings, resolve
-from experiments.fcdl import command
+from experiments.records import RESULTS, command
 
-RESULTS = Path(__file__).parent / "results"
 SEQUENTIAL = {"structure": "sequential", "horizon": 8, "reward": "linear"}
 MOVE = {"structure": "parallel", "horizon": 5, "reward": "linear", "reward_nets": 2, "bounded": False}
 BENCHMARKS: dict[str, tuple[dict[str, Any], int, int]] = {  # environment -> (Config fields, steps on a CPU, on a GPU)

@@ -26,8 +26,8 @@ from causal_jax import make, plots, rollout, runs, spaces, world_models
 from causal_jax.algorithms import dlpa
 from causal_jax.cli import configure
 from causal_jax.evaluation import member_of
-from experiments.dlpa import BENCHMARKS, RESULTS
-from experiments.fcdl import command
+from experiments.dlpa import BENCHMARKS
+from experiments.records import RESULTS, command
 
 PROPOSALS = ("table", "sampled", "uniform")
 
@@ -117,8 +117,10 @@ def actions(options: Options) -> None:
             for label, (x, y) in lines.items():
                 axes.plot(x, y, marker="o", label=label)
             axes.set(title=title, xlabel="discrete actions", xscale="log")
+            plots.log_axis(axes.xaxis)
             axes.legend()
         figure.axes[1].set_yscale("log")
+        plots.log_axis(figure.axes[1].yaxis)
 
 
 def errors(loaded: runs.Loaded, member: int, episodes: int, greedy: bool) -> np.ndarray:

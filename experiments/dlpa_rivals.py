@@ -25,9 +25,8 @@ from causal_jax.cli import configure
 from causal_jax.runs import train_run
 from causal_jax.settings import Settings, resolve
 from causal_jax.types import UserError
-from experiments.fcdl import command
+from experiments.records import RESULTS, command
 
-RESULTS = Path(__file__).parent / "results"
 RIVALS: dict[str, dict[str, float]] = {  # algorithm -> Hyper fields
     "pdqn": {}, "paddpg": {}, "hhqn": {}, "hyar-td3": {}, "hyar-ddpg": {"lr": 1e-3, "actor_lr": 1e-4},
 }  # fmt: skip

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,8 +28,8 @@ from causal_jax.cli import configure
 from causal_jax.envs import chemical_policies
 from causal_jax.runs import own_worlds, train_run
 from causal_jax.settings import Settings, resolve
+from experiments.records import RESULTS, command
 
-RESULTS = Path(__file__).parent / "results"
 METHODS = {  # label -> algorithm
     "FCDL": "fcdl", "NCD": "ncd", "Oracle": "oracle-graph", "Oracle-local": "oracle-local", "Modular": "modular", "MLP": "mlp",
     "CDL": "cdl",
@@ -170,13 +168,6 @@ def summary(folder: Path) -> dict[str, Any]:
         }
         curves[name] = np.round(np.nanmean(values, axis=0), 4).tolist()
     return {"final": final, "curves": {"steps": np.asarray(steps).tolist(), **curves}, "seconds": run.info.get("seconds")}
-
-
-def command(module: str) -> str:
-    """What was typed to run experiments.<module>, but for the folder."""
-    typed = sys.argv[1:]
-    kept = [word for i, word in enumerate(typed) if "--folder" not in (word, *typed[max(i - 1, 0) : i])]
-    return shlex.join(["python", "-m", f"experiments.{module}", *kept])
 
 
 def study(options: Options) -> None:

@@ -33,6 +33,7 @@ from causal_jax.runs import Loaded, load_run, train_run
 from causal_jax.settings import resolve
 from causal_jax.types import UserError
 from experiments import fcdl as chemical
+from experiments.records import RESULTS, command
 
 ENV, BASE = "chemical-full-fork", "FCDL"
 Change = tuple[dict[str, Any], dict[str, float]]  # Config fields, Hyper fields
@@ -139,7 +140,7 @@ def measured(options: Options, folder: Path) -> dict[str, Any]:
 
 def results_file(options: Options, study: str) -> Path:
     """Where the results of a study are."""
-    return (Path(options.folder) if options.small else chemical.RESULTS) / f"fcdl_study_{study}.json"
+    return (Path(options.folder) if options.small else RESULTS) / f"fcdl_study_{study}.json"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def study(options: Options) -> None:
             continue
         folder = train(options, label, change_of[label])
         seconds = history.load_run(folder).info.get("seconds")
-        row = {"final": measured(options, folder), "budget": budget, "seconds": seconds, "command": chemical.command("fcdl_studies")}
+        row = {"final": measured(options, folder), "budget": budget, "seconds": seconds, "command": command("fcdl_studies")}
         write(path, {**read(path), label: row}, change_of)
     if options.what == "codes":
         codes_picture(read(path), path.with_suffix(".png"))
@@ -199,7 +200,7 @@ def transfer(options: Options) -> None:
             "worlds": spoilt_worlds(options, loaded),
             "budget": budget,
             "trained": loaded.resolved.num_updates,
-            "command": chemical.command("fcdl_studies"),
+            "command": command("fcdl_studies"),
         }
         write(path, {**read(path), label: row}, METHODS)
     transfer_picture(read(path), path.with_suffix(".png"))

@@ -10,8 +10,6 @@ differ between data sets by more than between runs.
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,8 @@ from causal_jax import make, plots_fcdl
 from causal_jax.algorithms import fcdl
 from causal_jax.causal import fitting, measures
 from causal_jax.cli import configure
+from experiments.records import RESULTS, command
 
-RESULTS = Path(__file__).parent / "results"
 DATA = Path(__file__).parents[1] / "tests" / "data" / "fcdl_train.npz"
 QUANTITIES = {"loss_pred": "trace_pred", "loss_reg": "trace_reg", "loss_commit": "trace_commit", "codes_used": "trace_codes_used"}
 POINTS = (100, 200, 341)
@@ -89,7 +87,7 @@ def compare(data_set: int, ours: dict[str, np.ndarray]) -> dict[str, Any]:
 def main() -> None:
     """Every data set, three seeds each."""
     RESULTS.mkdir(exist_ok=True)
-    results: dict[str, Any] = {"command": shlex.join(["python", "-m", "experiments.fcdl_trace", *sys.argv[1:]])}
+    results: dict[str, Any] = {"command": command("fcdl_trace")}
     for data_set in range(3):
         ours, theirs = run(data_set, [0, 1, 2]), recorded(data_set)
         results[f"data set {data_set}, {theirs['rule']}"] = compare(data_set, ours)

@@ -16,8 +16,8 @@ from causal_jax.mesh import use_all_cores
 from causal_jax.types import UserError
 from experiments.benchmarks import causes, dynamics, host, hybrid, learners, masks, measure, offline, scaling, speed
 from experiments.benchmarks.speed import Sizes
+from experiments.records import RESULTS
 
-RESULTS = Path(__file__).parents[1] / "results"
 BENCHMARKS: dict[str, Callable[[Sizes], dict[str, Any]]] = {
     "env": speed.env,
     "minigrid": speed.minigrid,

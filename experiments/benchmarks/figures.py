@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from causal_jax import plots
+from experiments.records import RESULTS
 
-RESULTS = Path(__file__).parents[1] / "results"
 PANELS = {"scale-members": "members", "scale-envs": "environments", "scale-devices": "virtual devices"}
 
 
@@ -39,7 +39,7 @@ def draw(files: list[Path], path: Path) -> Path:
             ticks = sorted({int(x) for line in axes.lines for x in line.get_xdata()})
             axes.set_xticks(ticks, [plots.short(float(f"{x:.2g}")) for x in ticks])
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.yaxis.set_major_formatter(lambda value, _: plots.short(value))
+            plots.log_axis(axes.yaxis)
         figure.axes[0].set_ylabel("PPO on CartPole, steps/s")
         figure.axes[0].legend()
     return path

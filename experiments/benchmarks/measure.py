@@ -7,9 +7,7 @@ import functools
 import json
 import os
 import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -17,6 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+
+from experiments.records import command
 
 
 class Row(NamedTuple):
@@ -127,7 +127,7 @@ def context() -> dict[str, Any]:
     """What every result says about where it comes from."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "experiments.benchmarks", *sys.argv[1:]]),
+        "command": command("benchmarks"),
         "machine": machine(),
         "versions": versions(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

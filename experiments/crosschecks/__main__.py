@@ -13,9 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shlex
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +31,7 @@ from causal_jax.fields import suggest
 from causal_jax.mdp import sample_log, uniform_policy
 from causal_jax.types import UserError
 from experiments.benchmarks import measure, peers
+from experiments.records import command
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "crosschecks.json"
@@ -199,7 +198,7 @@ def main(options: Options) -> None:
         found = CHECKS[name](options)
         print(name, json.dumps(found, indent=1))
         if options.record is None:
-            told = measure.context() | {"command": shlex.join(["python", "-m", "experiments.crosschecks", *sys.argv[1:]])}
+            told = measure.context() | {"command": command("crosschecks")}
             measure.record(options.out, name, {"about": (CHECKS[name].__doc__ or "").rstrip("."), **told, **found})
 
 

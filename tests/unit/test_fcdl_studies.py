@@ -61,4 +61,4 @@ def test_an_unknown_variant_is_refused() -> None:
 
 def test_the_command_is_kept_without_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["fcdl_studies.py", "codes", "--folder", "runs/here", "--variants", "K=4", "K=8"])
-    assert studies.chemical.command("fcdl_studies") == "python -m experiments.fcdl_studies codes --variants K=4 K=8"
+    assert studies.command("fcdl_studies") == "python -m experiments.fcdl_studies codes --variants K=4 K=8"
