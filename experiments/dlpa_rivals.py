@@ -1,11 +1,12 @@
-"""DLPA's model-free rivals: P-DQN, PADDPG, HHQN, HyAR-TD3 and HyAR-DDPG, and how many steps they need for 80% of DLPA's final score.
+"""DLPA's model-free rivals: P-DQN, PADDPG, HHQN, HyAR-TD3 and HyAR-DDPG, and who is first at 80% of the way to DLPA's final score.
 
     python -m experiments.dlpa_rivals             # Platform, 5 members: experiments/results/dlpa_rivals_platform.json
     python -m experiments.dlpa_rivals --env hard-move-4 --steps 50000
     python -m experiments.dlpa_rivals --table     # the results as markdown
 
-Steps are counted from nothing: the random steps before learning (500; HyAR 10,000, the authors' 5,000 episodes) are among them. DLPA's
-final score is that of experiments/results/dlpa_<environment>.json, or 0.9 on Platform where there is none.
+Steps are counted from nothing: the random steps before learning (500; HyAR 10,000, the authors' 5,000 episodes; DLPA 50 episodes) are among
+them. The level is 80% of the way from random play to DLPA's final score, both of experiments/results/dlpa_<environment>.json: scores are
+negative in half of the environments, where a share of the score itself means nothing.
 Published (HyAR, table 2, Platform, means of 5 runs of 200,000 steps): P-DQN 0.93, PADDPG 0.36, HHQN 0.46, HyAR-DDPG 0.87, HyAR-TD3 0.98.
 """
 
@@ -32,6 +33,7 @@ RIVALS: dict[str, dict[str, float]] = {  # algorithm -> Hyper fields
 }  # fmt: skip
 PUBLISHED = {"pdqn": 0.93, "paddpg": 0.36, "hhqn": 0.46, "hyar-ddpg": 0.87, "hyar-td3": 0.98}  # Platform
 SHARE = 0.8
+RANDOM_EPISODES = 50  # of DLPA, before it learns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +63,18 @@ def results_file(env: str, method: str = "dlpa_rivals") -> Path:
     return RESULTS / f"{method}_{env.replace('-', '_')}.json"
 
 
-def dlpa_score(env: str) -> float:
-    """DLPA's final score here, 0.9 on Platform where it was not measured. Raises: UserError for another environment without results."""
-    path = results_file(env, "dlpa")
-    if path.exists():
-        return float(json.loads(path.read_text())["final"]["mean"])
-    if env != "platform":
-        raise UserError(f"env = {env!r}: DLPA's score is not known; run python -m experiments.dlpa study --envs {env} first")
-    return 0.9
+def own(env: str) -> dict[str, Any]:
+    """DLPA's results on an environment, the longest run's. Raises: UserError if there are none."""
+    paths = [results_file(env, "dlpa"), results_file(f"{env}_gpu", "dlpa")]
+    if not (rows := [json.loads(path.read_text()) for path in paths if path.exists()]):
+        raise UserError(f"env = {env!r}: DLPA has no results; run python -m experiments.dlpa study --envs {env} first")
+    return max(rows, key=lambda row: row["steps"][-1])
+
+
+def level_of(row: dict[str, Any]) -> float:
+    """What is to be reached, from DLPA's results: SHARE of the way from random play to DLPA's final score."""
+    start = row["references"]["random"]["return"]
+    return start + SHARE * (row["final"]["mean"] - start)
 
 
 def first_reached(steps: Any, returns: np.ndarray, level: float) -> list[int | None]:
@@ -77,7 +83,7 @@ def first_reached(steps: Any, returns: np.ndarray, level: float) -> list[int | N
 
 
 def train(options: Options, method: str) -> dict[str, Any]:
-    """One rival: its curve, final and best scores, and steps to the level."""
+    """One rival: its curve, final and best scores."""
     module = algorithm_module(method)
     config, hyper = module.Config(**ALGORITHMS[method].preset), module.Hyper(**RIVALS[method])
     settings = Settings(
@@ -88,12 +94,9 @@ def train(options: Options, method: str) -> dict[str, Any]:
     steps, returns = run.curve("eval.greedy.return")
     steps = np.asarray(steps) + config.random_steps
     final, best = returns[:, -1], returns.max(axis=1)
-    level = SHARE * dlpa_score(options.env)
     return {
         "final": {"mean": round(float(final.mean()), 3), "std": round(float(final.std()), 3), "members": np.round(final, 3).tolist()},
         "best": {"mean": round(float(best.mean()), 3), "members": np.round(best, 3).tolist()},
-        "steps_to_level": first_reached(steps, returns, level),
-        "level": round(level, 3),
         "random_steps": config.random_steps,
         "steps": steps.tolist(),
         "returns": np.round(returns, 3).tolist(),
@@ -117,13 +120,18 @@ def rivals(options: Options) -> dict[str, Any]:
 
 def table(env: str) -> str:
     """The results as markdown: mean +- deviation over members of the last evaluation; steps to the level of every member, - for never."""
-    lines = ["| method | steps | final return | published | steps to level, per member | train s |", "|" + "---|" * 6]
-    for method, row in json.loads(results_file(env).read_text()).items():
-        reached = ", ".join("-" if x is None else f"{x:,}" for x in row["steps_to_level"])
-        known = f"{PUBLISHED[method]:.2f}" if env == "platform" else ""
-        cells = (method, f"{row['steps'][-1]:,}", "{mean:.2f} ± {std:.2f}".format(**row["final"]), known, f"{row['level']}: {reached}",
-                 f"{row['seconds']['train']:,.0f}")  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
+    dlpa = own(env)
+    before = round(RANDOM_EPISODES * dlpa["references"]["random"]["length"])  # steps of DLPA's random episodes
+    rows = {"dlpa": dlpa | {"steps": [before + x for x in dlpa["steps"]], "returns": dlpa["curves"]["return"]}}
+    if results_file(env).exists():
+        rows |= json.loads(results_file(env).read_text())
+    level = level_of(dlpa)
+    lines = [f"| method | steps | final return | published | steps to {level:.2f}, per member | train s |", "|" + "---|" * 6]
+    for method, row in rows.items():
+        reached = ", ".join("-" if x is None else f"{x:,}" for x in first_reached(row["steps"], np.asarray(row["returns"]), level))
+        known = f"{PUBLISHED[method]:.2f}" if env == "platform" and method in PUBLISHED else ""
+        final = "{mean:.2f} ± {std:.2f}".format(**row["final"])
+        lines.append(f"| {method} | {row['steps'][-1]:,} | {final} | {known} | {reached} | {row['seconds']['train']:,.0f} |")
     return "\n".join(lines)
 
 

@@ -16,17 +16,23 @@ def test_the_first_evaluation_at_the_level() -> None:
 
 def test_the_table(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(dlpa_rivals, "RESULTS", tmp_path)
-    assert dlpa_rivals.dlpa_score("platform") == 0.9
-    with pytest.raises(UserError, match="DLPA's score is not known"):
-        dlpa_rivals.dlpa_score("hard-move-4")
+    with pytest.raises(UserError, match="DLPA has no results"):
+        dlpa_rivals.own("hard-move-4")
+    dlpa = {
+        "final": {"mean": -5.0, "std": 2.0}, "references": {"random": {"return": -30.0, "length": 24.0}},
+        "steps": [0, 100], "curves": {"return": [[-30.0, -9.0], [-30.0, -11.0]]}, "seconds": {"train": 12.3},
+    }  # fmt: skip
+    (tmp_path / "dlpa_hard_move_4.json").write_text(json.dumps(dlpa | {"steps": [0, 1]}))
+    (tmp_path / "dlpa_hard_move_4_gpu.json").write_text(json.dumps(dlpa))
     row = {
-        "final": {"mean": 0.5, "std": 0.1},
-        "steps_to_level": [1500, None],
-        "level": 0.72,
+        "final": {"mean": -9.0, "std": 0.1},
+        "returns": [[-30.0, -9.9], [-20.0, -10.1]],
         "steps": [500, 2500],
         "seconds": {"train": 61.7},
     }
-    (tmp_path / "dlpa_rivals_platform.json").write_text(json.dumps({"pdqn": row}))
-    (tmp_path / "dlpa_platform.json").write_text(json.dumps({"final": {"mean": 0.95}}))
-    assert dlpa_rivals.dlpa_score("platform") == 0.95
-    assert dlpa_rivals.table("platform").splitlines()[2] == "| pdqn | 2,500 | 0.50 ± 0.10 | 0.93 | 0.72: 1,500, - | 62 |"
+    (tmp_path / "dlpa_rivals_hard_move_4.json").write_text(json.dumps({"pdqn": row}))
+    assert dlpa_rivals.level_of(dlpa_rivals.own("hard-move-4")) == pytest.approx(-10)  # 80% of the way from -30 to -5
+    assert dlpa_rivals.table("hard-move-4").splitlines()[2:] == [
+        "| dlpa | 1,300 | -5.00 ± 2.00 |  | 1,300, - | 12 |",  # 50 random episodes of 24 steps come first
+        "| pdqn | 2,500 | -9.00 ± 0.10 |  | 2,500, - | 62 |",
+    ]
