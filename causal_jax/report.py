@@ -53,7 +53,7 @@ def learning_curves(
     quantity: str | None = None,
     references: References | None = None,
 ) -> Path:
-    """IQM of a quantity with its 95% interval over members against steps, one line a run; beside it the success rate if it was logged.
+    """IQM of a quantity with its 95% interval over members against steps, one line a run; beside it the success rate, if any succeeds.
 
     Args: runs: label -> Run; quantity: dotted name, None takes the first of RETURNS that every run has; references: name -> return, or
       name -> {"return": float, "success": float}, drawn dashed. A point at which some member is not finite is left blank. Writes `path`.
@@ -73,7 +73,9 @@ def learning_curves(
     kind = quantity.rsplit(".", 1)[-1]
     panels = [(_title(quantity), panel(quantity), {name: mark[kind] for name, mark in marks.items() if kind in mark})]
     if kind != "success" and (lines := panel(success)):
-        panels.append((_title(success), lines, {name: mark["success"] for name, mark in marks.items() if "success" in mark}))
+        known = {name: mark["success"] for name, mark in marks.items() if "success" in mark}
+        if any(known.values()) or any(np.any(line["estimate"].high > 0) for line in lines.values()):
+            panels.append((_title(success), lines, known))
     return plots.curves(panels, path, percent=[kind == "success", True])
 
 
@@ -162,7 +164,7 @@ def _to_90(first: Sequence[float] | None) -> str:
 
 
 def comparison_table(rows: Sequence[Row]) -> tuple[str, str]:
-    """The table as (HTML, markdown): reference rows go to the bottom, columns that no row fills are left out.
+    """The table as (HTML, markdown): reference rows go to the bottom, columns that no row fills and a success of 0 everywhere are left out.
 
     Return, success and area: IQM [95% stratified bootstrap interval over members] of the last evaluation; steps to 90%: the median
     member's first evaluation with success >= 0.9 and how many members got there; seconds: training (+ compilation) of all members.
@@ -174,12 +176,13 @@ def comparison_table(rows: Sequence[Row]) -> tuple[str, str]:
         return MISSING if entry.seconds is None else f"{entry.seconds:.0f}{extra}"
 
     learned = [entry for entry in rows if not entry.reference]
+    succeeds = any(entry.success and entry.success.high > 0 for entry in rows)
     columns: list[tuple[str, list[str], bool]] = [
         ("Method", [entry.method for entry in rows], True),
         ("Final return", [entry.note or _number(entry.final) for entry in rows], True),
-        ("Success", [_number(entry.success, percent=True) for entry in rows], any(entry.success for entry in rows)),
+        ("Success", [_number(entry.success, percent=True) for entry in rows], succeeds),
         ("Area under curve", [_number(entry.area) for entry in rows], any(entry.area for entry in rows)),
-        ("Steps to 90%", [_to_90(entry.to_90) for entry in rows], any(entry.to_90 for entry in rows)),
+        ("Steps to 90%", [_to_90(entry.to_90) for entry in rows], succeeds and any(entry.to_90 for entry in rows)),
         ("Seconds (compile)", [wall(entry) for entry in rows], any(entry.seconds is not None for entry in rows)),
         ("Members", [MISSING if entry.members is None else str(entry.members) for entry in rows], bool(learned)),
         ("Published", [MISSING if entry.reference else entry.published or NOT_AVAILABLE for entry in rows], bool(learned)),

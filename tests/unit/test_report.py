@@ -96,6 +96,20 @@ def test_row_and_table_hold_the_literal_numbers(pair):
     assert "<td>93.0 <small>[90.0, 140.0]</small></td>" in page
 
 
+def test_a_success_that_nobody_has_is_not_shown(tmp_path, monkeypatch):
+    """An environment that tells no success logs 0: a panel and columns of zeros would say that everyone fails."""
+    silent = write_run(tmp_path / "silent", [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [[0.0, 0.0]] * 3)
+    told = write_run(tmp_path / "told", [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [[0.0, 0.0], [0.0, 0.0], [0.5, 1.0]])
+    monkeypatch.setattr(plots, "curves", lambda panels, path, percent: [title.split(",")[0] for title, _, _ in panels])
+    assert report.learning_curves({"run": silent}, tmp_path) == ["Return"]
+    assert report.learning_curves({"run": told}, tmp_path) == ["Return", "Success rate"]
+    others = {"random": {"return": 1.0, "success": 0.1}}
+    assert report.learning_curves({"run": silent}, tmp_path, references=others) == ["Return", "Success rate"]
+    assert "Success" not in report.comparison_table([report.row("silent", silent)])[1]
+    assert "Steps to 90%" not in report.comparison_table([report.row("silent", silent)])[1]
+    assert "| Success | Area under curve | Steps to 90% |" in report.comparison_table([report.row("told", told)])[1]
+
+
 def test_a_diverged_member_is_told_not_averaged(tmp_path):
     run = write_run(tmp_path / "run", [[1.0, 2.0], [1.0, None], [1.0, 2.0]])
     entry = report.row("run", run)
