@@ -128,10 +128,10 @@ def table(env: str) -> str:
     level = level_of(dlpa)
     lines = [f"| method | steps | final return | published | steps to {level:.2f}, per member | train s |", "|" + "---|" * 6]
     for method, row in rows.items():
-        reached = ", ".join("-" if x is None else f"{x:,}" for x in first_reached(row["steps"], np.asarray(row["returns"]), level))
+        reached = ", ".join("-" if x is None else f"{x:,.0f}" for x in first_reached(row["steps"], np.asarray(row["returns"]), level))
         known = f"{PUBLISHED[method]:.2f}" if env == "platform" and method in PUBLISHED else ""
         final = "{mean:.2f} ± {std:.2f}".format(**row["final"])
-        lines.append(f"| {method} | {row['steps'][-1]:,} | {final} | {known} | {reached} | {row['seconds']['train']:,.0f} |")
+        lines.append(f"| {method} | {row['steps'][-1]:,.0f} | {final} | {known} | {reached} | {row['seconds']['train']:,.0f} |")
     return "\n".join(lines)
 
 
