@@ -83,7 +83,7 @@ def make(id: str, **options: Any) -> tuple[Any, Any]:
     """
     if "levels" in options:
         env, params = make(id, **{name: value for name, value in options.items() if name != "levels"})
-        env = _module("adapters").Discretized(env, options["levels"])
+        env = _module("wrappers").Discretized(env, options["levels"])
         validate(env, f"{id}: ")
         env.check(params)
         return env, params

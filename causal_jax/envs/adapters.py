@@ -1,4 +1,4 @@
-"""Other people's environments under our contract: gymnax 1.0, five-tuple environments (before 1.0), brax, navix; Box actions in levels.
+"""Other people's environments under our contract: gymnax 1.0, five-tuple environments (before 1.0), brax and navix.
 
 Their packages are imported inside the functions, so this module costs nothing until one is asked for (gymnax takes 5 s to import).
 Brax: its own auto-reset reuses the first start state and hides the terminal observation, so the raw environment is taken and gets
@@ -19,13 +19,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
-from causal_jax.causal.intervention import Blocks
 from causal_jax.envs.base import Environment
 from causal_jax.fields import option, suggest
-from causal_jax.spaces import Box, Discrete, Factored, Space, from_gymnax
+from causal_jax.spaces import Box, Discrete, Space, from_gymnax
 from causal_jax.types import Action, Key, Obs, UserError
 
 
@@ -252,84 +250,6 @@ class Brax(Environment):
     def observation_space(self, params: LimitParams) -> Box:
         """Unbounded float [D]."""
         return Box(-math.inf, math.inf, jax.eval_shape(self.reset, jax.random.key(0))[0].shape)
-
-
-@dataclasses.dataclass(frozen=True)
-class Discretized(Environment):
-    """An environment of real-valued actions, each component one of `levels` values, evenly from its low to its high: a factored action.
-
-    Seyde et al. 2022 (DecQN) look a level up in the first component's range; here every component has its own.
-    """
-
-    inner: Any
-    levels: int = option(3, low=2, high=1001)
-    """Values per component of the action; an odd number has the middle of the range among them."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "render":  # there is a picture where the inner environment has one
-            return self.inner.render
-        raise AttributeError(name)
-
-    @property
-    def costly_reset(self) -> bool:  # type: ignore[override]
-        """As the inner environment's."""
-        return bool(getattr(self.inner, "costly_reset", False))
-
-    @property
-    def default_params(self) -> Any:
-        """The inner environment's."""
-        return self.inner.default_params
-
-    def _box(self, params: Any) -> Box:
-        space = from_gymnax(self.inner.action_space(params))
-        if not isinstance(space, Box) or len(space.shape) != 1:
-            raise UserError(f"levels = {self.levels}: actions are {space}, must be a vector of real numbers to be put in levels")
-        return space
-
-    def check(self, params: Any) -> None:
-        """Raises: UserError where the inner actions are no bounded vector of real numbers. Params must not be traced."""
-        space = self._box(params)
-        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            raise UserError(f"levels = {self.levels}: actions must be bounded to be put in levels")
-
-    @property
-    def noop(self) -> tuple[int, ...]:
-        """The level of each component that is 0. Raises: UserError where none is."""
-        box = self._box(self.default_params)
-        values = np.linspace(np.broadcast_to(box.low, box.shape), np.broadcast_to(box.high, box.shape), self.levels)
-        if not (np.abs(values).min(0) < 1e-6).all():
-            raise UserError(f"levels = {self.levels}: none of them is 0, must be odd where ranges are symmetric")
-        return tuple(int(i) for i in np.abs(values).argmin(0))
-
-    @property
-    def blocks(self) -> Blocks:
-        """Every component a block. The joint table has levels^D rows: ask for it where that is small."""
-        return Blocks.of((self.levels,) * len(self.noop), self.noop)
-
-    def action_space(self, params: Any) -> Factored:
-        """A level per component. Raises: UserError where the inner actions are no vector of real numbers."""
-        return Factored((self.levels,) * self._box(params).shape[0])
-
-    def observation_space(self, params: Any) -> Space:
-        """The inner environment's."""
-        return from_gymnax(self.inner.observation_space(params))
-
-    def reset_env(self, key: Key, params: Any) -> tuple[Obs, Any]:
-        """See `Environment.reset_env`."""
-        obs, state = self.inner.reset_env(key, params)
-        return obs, state
-
-    def step_env(self, key: Key, state: Any, action: Action, params: Any) -> tuple[Obs, Any, jax.Array, jax.Array, dict[str, Any]]:
-        """See `Environment.step_env`. Action int [D]."""
-        box = self._box(params)
-        low, high = jnp.asarray(box.low, jnp.float32), jnp.asarray(box.high, jnp.float32)
-        value = low + (high - low) * jnp.asarray(action, jnp.float32) / (self.levels - 1)
-        obs, state, reward, terminated, info = self.inner.step_env(key, state, value, params)
-        return obs, state, reward, terminated, info
-
-    def is_truncated(self, state: Any, params: Any) -> jax.Array:
-        """The inner environment's."""
-        return jnp.asarray(self.inner.is_truncated(state, params))
 
 
 @struct.dataclass
