@@ -2,7 +2,7 @@
 
     python -m experiments.dlpa_rivals             # Platform, 5 members: experiments/results/dlpa_rivals_platform.json
     python -m experiments.dlpa_rivals --env hard-move-4 --steps 50000
-    python -m experiments.dlpa_rivals --table     # the results as markdown
+    python -m experiments.dlpa_rivals --table     # the results of an environment, and who is first in every one, as markdown
 
 Steps are counted from nothing: the random steps before learning (500; HyAR 10,000, the authors' 5,000 episodes; DLPA 50 episodes) are among
 them. The level is 80% of the way from random play to DLPA's final score, both of experiments/results/dlpa_<environment>.json: scores are
@@ -26,6 +26,7 @@ from causal_jax.cli import configure
 from causal_jax.runs import train_run
 from causal_jax.settings import Settings, resolve
 from causal_jax.types import UserError
+from experiments.dlpa import BENCHMARKS
 from experiments.records import RESULTS, command
 
 RIVALS: dict[str, dict[str, float]] = {  # algorithm -> Hyper fields
@@ -118,16 +119,19 @@ def rivals(options: Options) -> dict[str, Any]:
     return found
 
 
+def rows_of(env: str) -> dict[str, dict[str, Any]]:
+    """DLPA's results and its rivals': method -> {"steps", "returns", "final", "seconds"}, random steps among the steps."""
+    dlpa = own(env)
+    before = round(RANDOM_EPISODES * dlpa["references"]["random"]["length"])
+    rows = {"dlpa": dlpa | {"steps": [before + x for x in dlpa["steps"]], "returns": dlpa["curves"]["return"]}}
+    return rows | (json.loads(results_file(env).read_text()) if results_file(env).exists() else {})
+
+
 def table(env: str) -> str:
     """The results as markdown: mean +- deviation over members of the last evaluation; steps to the level of every member, - for never."""
-    dlpa = own(env)
-    before = round(RANDOM_EPISODES * dlpa["references"]["random"]["length"])  # steps of DLPA's random episodes
-    rows = {"dlpa": dlpa | {"steps": [before + x for x in dlpa["steps"]], "returns": dlpa["curves"]["return"]}}
-    if results_file(env).exists():
-        rows |= json.loads(results_file(env).read_text())
-    level = level_of(dlpa)
+    level = level_of(own(env))
     lines = [f"| method | steps | final return | published | steps to {level:.2f}, per member | train s |", "|" + "---|" * 6]
-    for method, row in rows.items():
+    for method, row in rows_of(env).items():
         reached = ", ".join("-" if x is None else f"{x:,.0f}" for x in first_reached(row["steps"], np.asarray(row["returns"]), level))
         known = f"{PUBLISHED[method]:.2f}" if env == "platform" and method in PUBLISHED else ""
         final = "{mean:.2f} ± {std:.2f}".format(**row["final"])
@@ -135,11 +139,33 @@ def table(env: str) -> str:
     return "\n".join(lines)
 
 
+def overview() -> str:
+    """Steps of the median member to the level, every environment and method, and how many members got there, as markdown."""
+    methods = ("dlpa", *RIVALS)
+    lines = ["| environment | level | " + " | ".join(methods) + " |", "|" + "---|" * (2 + len(methods))]
+    for env in BENCHMARKS:
+        if not results_file(env).exists():
+            continue
+        rows, level = rows_of(env), level_of(own(env))
+        cells = []
+        for method in methods:
+            if method not in rows:
+                cells.append("not run")
+                continue
+            steps, returns = rows[method]["steps"], np.asarray(rows[method]["returns"])
+            first = sorted(float("inf") if x is None else x for x in first_reached(steps, returns, level))
+            middle = first[len(first) // 2]
+            text = f"{middle:,.0f}" if np.isfinite(middle) else f"> {steps[-1]:,.0f}"
+            cells.append(f"{text} ({sum(map(np.isfinite, first))} of {len(first)})")
+        lines.append(f"| {env} | {level:.2f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main(options: Options) -> None:
     """Train, or print the table."""
     if not options.table:
         rivals(options)
-    print(table(options.env))
+    print(table(options.env), overview(), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -36,3 +36,6 @@ def test_the_table(tmp_path, monkeypatch) -> None:
         "| dlpa | 1,300 | -5.00 ± 2.00 |  | 1,300, - | 12 |",  # 50 random episodes of 24 steps come first
         "| pdqn | 2,500 | -9.00 ± 0.10 |  | 2,500, - | 62 |",
     ]
+    assert dlpa_rivals.overview().splitlines()[2:] == [
+        "| hard-move-4 | -10.00 | > 1,300 (1 of 2) | > 2,500 (1 of 2) | not run | not run | not run | not run |"
+    ]
