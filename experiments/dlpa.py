@@ -45,6 +45,7 @@ PUBLISHED = {  # mean and spread
     "hard-move-4": (6.29, 5.74), "hard-move-6": (8.48, 5.45), "hard-move-8": (7.80, 6.27), "hard-move-10": (6.35, 9.97),
 }  # fmt: skip
 AUTHORS_CURVE = {"steps": [0, 250, 500, 750, 1000], "return": [0.292, 0.418, 0.915, 0.782, 0.982]}  # Platform, one seed
+SUFFIX = {"definition": "", "authors": "_authors"}
 REFERENCE_EPISODES = 1000
 
 
@@ -56,6 +57,8 @@ class Options:
     """demo: Platform and its report; study: learning curves and results; table: the results as markdown."""
     preset: Literal["cpu", "gpu"] = "cpu"
     """The budget, and how many evaluated episodes are planned for at once (1, 64)."""
+    mode: Literal["definition", "authors"] = "definition"
+    """The loss as defined, or as the authors' code has it (results in dlpa_<environment>_authors.json)."""
     envs: tuple[str, ...] = ()
     """Environments; default platform (demo), all (study)."""
     members: int = 0
@@ -76,11 +79,11 @@ def train(options: Options, env: str) -> Path:
     small = options.what == "demo"
     settings = Settings(
         algorithm="dlpa", env=env, members=options.members or (2 if small else 5),
-        folder=options.folder, name=f"{env}-dlpa-{options.preset}",
+        folder=options.folder, name=f"{env}-dlpa{SUFFIX[options.mode]}-{options.preset}",
         steps=options.steps or (500 if small else cpu if options.preset == "cpu" else gpu),
         evaluations=options.evaluations or (2 if small else 4), eval_episodes=options.episodes or (20 if small else 50),
     )  # fmt: skip
-    config = dlpa.Config(**fields, episodes_at_once=1 if options.preset == "cpu" else 64)
+    config = dlpa.Config(**fields, mode=options.mode, episodes_at_once=1 if options.preset == "cpu" else 64)
     return train_run(resolve(settings, config), resume=True)
 
 
@@ -128,7 +131,7 @@ def study(options: Options, envs: tuple[str, ...]) -> None:
     RESULTS.mkdir(exist_ok=True)
     for env in envs:
         row = {"published": PUBLISHED[env], "references": references(env), **summary(train(options, env)), "command": command("dlpa")}
-        name = f"dlpa_{env.replace('-', '_')}" + ("" if options.preset == "cpu" else "_gpu")
+        name = f"dlpa_{env.replace('-', '_')}{SUFFIX[options.mode]}" + ("" if options.preset == "cpu" else "_gpu")
         (RESULTS / f"{name}.json").write_text(json.dumps(row) + "\n")
         draw(env, row, row["references"], RESULTS / f"{name}.png")
 
@@ -137,14 +140,14 @@ def table() -> str:
     """The results files as markdown: mean +- standard deviation over members."""
     lines = ["| environment | steps | DLPA | published | random | scripted | train s |", "|" + "---|" * 7]
     for env in BENCHMARKS:
-        for suffix in ("", "_gpu"):
+        for suffix in ("", "_gpu", "_authors_gpu"):
             path = RESULTS / f"dlpa_{env.replace('-', '_')}{suffix}.json"
             if not path.exists():
                 continue
             row = json.loads(path.read_text())
             known = [f"{policy['return']:.2f}" for policy in row["references"].values()]
             found, published = "{mean:.2f} ± {std:.2f}".format(**row["final"]), "{:.2f} ± {:.2f}".format(*row["published"])
-            cells = (env, f"{row['steps'][-1]:,.0f}", found, published, *known, f"{row['seconds']['train']:,.0f}")
+            cells = (env + suffix.removesuffix("_gpu").replace("_", ", "), f"{row['steps'][-1]:,.0f}", found, published, *known, f"{row['seconds']['train']:,.0f}")
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -66,7 +66,7 @@ def results_file(env: str, method: str = "dlpa_rivals") -> Path:
 
 def own(env: str) -> dict[str, Any]:
     """DLPA's results on an environment, the longest run's. Raises: UserError if there are none."""
-    paths = [results_file(env, "dlpa"), results_file(f"{env}_gpu", "dlpa")]
+    paths = [results_file(f"{env}{suffix}", "dlpa") for suffix in ("", "_gpu", "_authors_gpu")]
     if not (rows := [json.loads(path.read_text()) for path in paths if path.exists()]):
         raise UserError(f"env = {env!r}: DLPA has no results; run python -m experiments.dlpa study --envs {env} first")
     return max(rows, key=lambda row: row["steps"][-1])
