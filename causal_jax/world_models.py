@@ -13,6 +13,7 @@ Ours: code="bits" shows k by its binary digits instead of one-hot, for thousands
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -169,9 +170,13 @@ def outcome(params: Any, spec: Spec, next_obs: jax.Array, k: jax.Array, z: jax.A
     return Prediction(next_obs, reward, last, head("going", 0, 2))
 
 
-def returns(params: Any, spec: Spec, key: Key | None, obs: jax.Array, plans: tuple[jax.Array, jax.Array], gamma: jax.Array) -> jax.Array:
-    """Discounted return [P] of plans (k [P, H], z [P, H, Z]) imagined from obs [S]; no value is put on what comes after H steps.
+def returns(
+    params: Any, spec: Spec, key: Key | None, obs: jax.Array, plans: tuple[jax.Array, jax.Array], gamma: jax.Array,
+    value: Callable[[jax.Array], jax.Array] | None = None,
+) -> jax.Array:  # fmt: skip
+    """Discounted return [P] of plans (k [P, H], z [P, H, Z]) imagined from obs [S].
 
+    value: obs [P, S] -> [P], what comes after the H steps is worth; None: nothing, as the authors have it.
     A plan ends where the model says so: after a step whose logits say "ends", which pays the last reward. key: the model's draws are
     used, or its means where it is None; consumed. A return that is not a number counts 0. Source: authors' DLPA.py, estimate_value.
     """
@@ -190,7 +195,9 @@ def returns(params: Any, spec: Spec, key: Key | None, obs: jax.Array, plans: tup
         return (obs, alive * going, total, discount * gamma), None
 
     start = (jnp.broadcast_to(obs, (count, spec.obs_size)), jnp.ones(count), jnp.zeros(count), jnp.ones(()))
-    (_, _, total, _), _ = jax.lax.scan(body, start, (k.T, jnp.swapaxes(z, 0, 1), noise))
+    (last, alive, total, discount), _ = jax.lax.scan(body, start, (k.T, jnp.swapaxes(z, 0, 1), noise))
+    if value is not None:
+        total = total + discount * alive * value(last)
     return jnp.where(jnp.isnan(total), 0.0, total)
 
 

@@ -147,7 +147,8 @@ def table() -> str:
             row = json.loads(path.read_text())
             known = [f"{policy['return']:.2f}" for policy in row["references"].values()]
             found, published = "{mean:.2f} ± {std:.2f}".format(**row["final"]), "{:.2f} ± {:.2f}".format(*row["published"])
-            cells = (env + suffix.removesuffix("_gpu").replace("_", ", "), f"{row['steps'][-1]:,.0f}", found, published, *known, f"{row['seconds']['train']:,.0f}")
+            label = env + suffix.removesuffix("_gpu").replace("_", ", ")
+            cells = (label, f"{row['steps'][-1]:,.0f}", found, published, *known, f"{row['seconds']['train']:,.0f}")
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

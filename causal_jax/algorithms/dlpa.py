@@ -24,11 +24,11 @@ import numpy as np
 import optax
 from flax import struct
 
-from causal_jax import episodes, hybrid_planning, optim, planning, spaces, world_models
+from causal_jax import episodes, hybrid_planning, networks, optim, planning, spaces, world_models
 from causal_jax.episodes import Episodes
 from causal_jax.fields import option, validate
 from causal_jax.hybrid_planning import HybridProposal
-from causal_jax.types import Action, Algorithm, Env, Key, Metrics, Obs, Params, Recall, UserError
+from causal_jax.types import Action, Algorithm, Env, Key, Metrics, Network, Obs, Params, Recall, UserError
 from causal_jax.world_models import Spec
 
 EVALUATION_MODES = ("greedy",)  # planning with the model's draws is a matter of training
@@ -70,6 +70,9 @@ class Config:
     """Iterations of the planner."""
     least_std: float = option(0.0, low=0.0)
     """Floor of a fitted deviation of the planner, in units of z; the authors have none."""
+    terminal_value: bool = False
+    """Plans are worth what they lead to as well: a network of the values of states, learned from the same windows by TD(0) with a target
+    that follows by tau, so the values of what was played. The authors have none."""
     warm_start: bool = True
     """A plan begins where that of the previous step left off."""
     random_episodes: int = option(50, low=1)
@@ -108,6 +111,8 @@ class Hyper:
     """Elites weigh exp(sharpness * (return - best return)), returns in task units."""
     momentum: float = option(0.1, low=0.0, high=1.0)
     """Share of the plans' distribution that an iteration leaves in place."""
+    tau: float = option(0.01, above=0.0, high=1.0)
+    """With terminal_value: the share by which the target follows in every update."""
 
 
 class Task(NamedTuple):
@@ -127,9 +132,10 @@ class Running(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a step changes; hyper: the planner's, kept for `act`; t: steps since `init`."""
+    """What a step changes; target: of the values, if there are any; hyper: the planner's, kept for `act`; t: steps since `init`."""
 
     params: Params
+    target: Params | None
     opt_state: Any
     buffer: Episodes
     running: Running
@@ -167,9 +173,28 @@ def proposal_of(space: spaces.Hybrid, config: Config, momentum: Any) -> HybridPr
     return hybrid_planning.table(space, config.horizon, momentum, config.least_std, config.proposal == "joint")
 
 
-def imagined(spec: Spec) -> Callable[..., jax.Array]:
+def value_network(spec: Spec) -> Network:
+    """State values [...] of obs [..., S] (a last axis of 1): two hidden layers of the model's width."""
+    return networks.mlp(spec.obs_size, (spec.width, spec.width), 1, "relu", "torch")
+
+
+def imagined(spec: Spec, config: Config = Config()) -> Callable[..., jax.Array]:
     """What the learned model says plans are worth, for `planner`: world_models.returns."""
-    return lambda params, key, obs, plans, gamma: world_models.returns(params, spec, key, obs, plans, gamma)
+    if not config.terminal_value:
+        return lambda params, key, obs, plans, gamma: world_models.returns(params, spec, key, obs, plans, gamma)
+    network = value_network(spec)
+
+    def returns(params: Params, key: Key | None, obs: jax.Array, plans: Any, gamma: jax.Array) -> jax.Array:
+        return world_models.returns(params, spec, key, obs, plans, gamma, lambda obs: network.apply(params["value"], obs)[..., 0])
+
+    return returns
+
+
+def value_loss(apply: Callable[..., jax.Array], params: Params, target: Params, window: episodes.Window, gamma: Any) -> jax.Array:
+    """Mean squared error of TD(0) over the first steps of windows [B, H]; a step that ended its episode is worth its reward alone."""
+    going, inside = window.going[:, 0].astype(jnp.float32), window.inside[:, 0].astype(jnp.float32)
+    goal = window.reward[:, 0] + gamma * going * jax.lax.stop_gradient(apply(target, window.next_obs[:, 0])[..., 0])
+    return jnp.mean(inside * jnp.square(apply(params, window.obs)[..., 0] - goal))
 
 
 def planner(returns: Callable[..., jax.Array], space: spaces.Hybrid, config: Config) -> Any:
@@ -222,7 +247,8 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     spec = model_spec(env, env_params, config)
     space: Any = spaces.from_gymnax(env.action_space(env_params))
     unit = spaces.Hybrid(space.sizes)  # plans and networks have z in [-1, 1]
-    plan = planner(imagined(spec), unit, config)
+    plan = planner(imagined(spec, config), unit, config)
+    value = value_network(spec) if config.terminal_value else None
     length, horizon = config.episode_steps, config.loss_horizon or config.horizon
     in_unit = np.all(np.asarray(space.low) == -1.0) and np.all(np.asarray(space.high) == 1.0)
 
@@ -272,26 +298,34 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     def init(key: Key, hyper: Hyper, task: Task) -> State:
         key_model, key_data, key_reset = jax.random.split(key, 3)
         params, num = world_models.init(key_model, spec), config.random_episodes
+        if value:
+            params["value"] = value.init(jax.random.fold_in(key_model, 1))  # the model is drawn as without it
         obs, k, z, reward, steps, ended = jax.vmap(random_episode, (0, None))(jax.random.split(key_data, num), task)
         empty = episodes.init(config.capacity, length, spec.obs_size, spec.num_parameters)
         found = (obs, k, z, reward, steps, ended, starts(steps, ended))
         rows = [old.at[:num].set(new) for old, new in zip(empty[:-1], found, strict=True)]
         buffer = Episodes._make([*rows, jnp.asarray(num, jnp.int32)])
-        return State(params, optim.adam(hyper.lr).init(params), buffer, fresh(key_reset, task), hyper, jnp.zeros((), jnp.int32))
+        return State(
+            params, params.get("value"), optim.adam(hyper.lr).init(params), buffer, fresh(key_reset, task), hyper, jnp.zeros((), jnp.int32)
+        )
 
     def learn(carry: Any, inputs: Any, hyper: Hyper) -> tuple[Any, Metrics]:
-        params, opt_state = carry
+        params, target, opt_state = carry
         key, window = inputs
 
         def total(params: Params) -> tuple[jax.Array, Metrics]:
             steps = world_models.unroll(params, spec, key, window)
             terms = world_models.losses(spec, steps, window, jnp.asarray(hyper.rho), config.mode)
             loss = hyper.state_weight * terms["state"] + hyper.reward_weight * terms["reward"] + hyper.going_weight * terms["going"]
+            if value:
+                terms["value"] = value_loss(value.apply, params["value"], target, window, hyper.gamma)
+                loss = loss + terms["value"]
             return loss / horizon, {"loss": loss, **{f"loss_{name}": x for name, x in terms.items()}}
 
         grads, metrics = jax.grad(total, has_aux=True)(params)
         updates, opt_state = optim.adam(hyper.lr).update(grads, opt_state)
-        return (optax.apply_updates(params, updates), opt_state), metrics
+        params = optax.apply_updates(params, updates)
+        return (params, optim.polyak(target, params["value"], hyper.tau) if value else None, opt_state), metrics
 
     def step(key: Key, state: State, hyper: Hyper, task: Task) -> tuple[State, Metrics]:
         key_plan, key_env, key_reset, key_windows, key_learn = jax.random.split(key, 5)
@@ -306,8 +340,10 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         num = config.num_updates
         windows = episodes.windows(buffer, key_windows, num * config.batch_size, horizon)  # the running episode is not among them
         windows = jax.tree.map(lambda x: x.reshape(num, config.batch_size, *x.shape[1:]), windows)
-        start = (state.params, state.opt_state)
-        (params, opt_state), losses = jax.lax.scan(lambda c, x: learn(c, x, hyper), start, (jax.random.split(key_learn, num), windows))
+        start = (state.params, state.target, state.opt_state)
+        (params, target, opt_state), losses = jax.lax.scan(
+            lambda c, x: learn(c, x, hyper), start, (jax.random.split(key_learn, num), windows)
+        )
 
         ready = starts(on.t, terminated)
         buffer = episodes.record(buffer, flat(running.obs), action, reward, flat(on.obs), terminated, over, ready)
@@ -319,7 +355,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
             "episode_return": none * (running.total + reward),
             "episode_length": none * (running.t + 1),
         }
-        return State(params, opt_state, buffer, on, state.hyper, state.t + 1), metrics
+        return State(params, target, opt_state, buffer, on, state.hyper, state.t + 1), metrics
 
     def act(key: Key, state: State, obs: Obs, greedy: bool) -> Action:
         """The first action of an episode, or of one that is planned anew in every step."""

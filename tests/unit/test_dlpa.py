@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from causal_jax import make
+from causal_jax import episodes, make
 from causal_jax.algorithms import dlpa
 from causal_jax.types import UserError
 
@@ -84,7 +84,14 @@ def test_a_warm_start_is_forgotten_with_the_episode(run: tuple) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"proposal": "joint"}, {"proposal": "sampled"}, {"proposal": "uniform"}, {"mode": "authors", "break_every": 3}]
+    "fields",
+    [
+        {"proposal": "joint"},
+        {"proposal": "sampled"},
+        {"proposal": "uniform"},
+        {"mode": "authors", "break_every": 3},
+        {"terminal_value": True},
+    ],
 )
 def test_ablations_run(fields: dict[str, object]) -> None:
     """One step of each; its plan lies in the environment's space."""
@@ -101,3 +108,15 @@ def test_ablations_run(fields: dict[str, object]) -> None:
     assert z.shape == (2,)
     assert float(jnp.abs(z).max()) <= 1.0
     assert all(np.isfinite(metrics[name]) for name in ("loss", "loss_state", "loss_reward", "loss_going", "plan_return"))
+
+
+def test_values_are_those_of_td() -> None:
+    """V(s) = 3 s, target 2 s: errors of a step that goes on (1 + 0.5 * 2 * 2 - 3), one that ends (4 - 6) and one that is not there."""
+    window = episodes.Window(
+        obs=jnp.asarray([[1.0], [2.0], [9.0]]), k=jnp.zeros((3, 1), jnp.int32), z=jnp.zeros((3, 1, 1)),
+        reward=jnp.asarray([[1.0], [4.0], [0.0]]), next_obs=jnp.asarray([[[2.0]], [[5.0]], [[0.0]]]),
+        going=jnp.asarray([[True], [False], [False]]), inside=jnp.asarray([[True], [True], [False]]),
+    )  # fmt: skip
+    loss, grads = jax.value_and_grad(lambda w, target: dlpa.value_loss(lambda w, x: w * x, w, target, window, 0.5), (0, 1))(3.0, 2.0)
+    np.testing.assert_allclose(loss, (0.0 + 4.0) / 3, rtol=1e-6)
+    assert grads[1] == 0.0

@@ -93,6 +93,13 @@ def test_imagined_returns(key: jax.Array | None) -> None:
     assert not np.any(wm.returns(model(np.nan, 0.0, 1.0), CATCH, key, jnp.zeros(6), plans, jnp.asarray(0.5)))
 
 
+@pytest.mark.parametrize(("logit", "expected"), [(1.0, 2.0 * 1.75 + 0.125 * 8.0), (-1.0, 7.0)])
+def test_a_terminal_value_counts_where_the_plan_has_not_ended(logit: float, expected: float) -> None:
+    plans = jnp.zeros((2, 3), jnp.int32), jnp.zeros((2, 3, 1))
+    found = wm.returns(model(2.0, 7.0, logit), CATCH, None, jnp.zeros(6), plans, jnp.asarray(0.5), lambda obs: jnp.full(len(obs), 8.0))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_draws_differ_and_means_do_not() -> None:
     params, plans = wm.init(KEY, PLATFORM), (jnp.zeros((50, 4), jnp.int32), jnp.zeros((50, 4, 1)))
     spread = [float(jnp.std(wm.returns(params, PLATFORM, key, jnp.zeros(9), plans, jnp.asarray(0.99)))) for key in (KEY, None)]
