@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from causal_jax.noise import standard_normal
 from causal_jax.planning import Proposal, draw
 from causal_jax.spaces import Hybrid
 from causal_jax.types import Key
@@ -96,7 +97,7 @@ def table(space: Hybrid, horizon: int, momentum: float = 0.1, least_std: float =
         key_k, key_z = jax.random.split(key)
         k = draw(key_k, theta.probs, count)
         index, exists = slots(k)
-        z = of(theta.mean, index) + of(theta.std, index) * jax.random.normal(key_z, index.shape)
+        z = of(theta.mean, index) + of(theta.std, index) * standard_normal(key_z, index.shape)
         return k, jnp.where(exists, jnp.clip(z, -1.0, 1.0), 0.0)
 
     def fit(theta: Table, plans: Plans, weights: jax.Array) -> Table:
@@ -154,7 +155,7 @@ def sampled(space: Hybrid, horizon: int, elites: int, momentum: float = 0.1, lea
         k = jnp.where(known, of(theta.k, atom), fresh)
         mean = jnp.where(known[..., None], of(theta.mean, atom), 0.0)
         std = jnp.where(known[..., None], of(theta.std, atom), START_STD)
-        z = jnp.clip(mean + std * jax.random.normal(key_z, mean.shape), -1.0, 1.0)
+        z = jnp.clip(mean + std * standard_normal(key_z, mean.shape), -1.0, 1.0)
         return k, jnp.where(space.slots(k)[1], z, 0.0)
 
     def fit(theta: Atoms, plans: Plans, weights: jax.Array) -> Atoms:

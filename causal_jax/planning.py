@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from causal_jax.noise import standard_normal
 from causal_jax.types import Key
 
 Theta = Any  # a proposal's parameters
@@ -130,7 +131,7 @@ def gaussian(low: jax.Array | float = -jnp.inf, high: jax.Array | float = jnp.in
     """
 
     def sample(key: Key, theta: Normal, num: int) -> jax.Array:
-        noise = jax.random.normal(key, (num, *theta.mean.shape))
+        noise = standard_normal(key, (num, *theta.mean.shape))
         return jnp.clip(theta.mean + theta.std * noise, low, high)
 
     def fit(theta: Normal, plans: jax.Array, weights: jax.Array) -> Normal:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from causal_jax import networks
 from causal_jax.episodes import Window
+from causal_jax.noise import standard_normal
 from causal_jax.types import Key, Params
 
 STRUCTURES = ("parallel", "masking", "sequential")
@@ -182,7 +183,7 @@ def returns(
     """
     k, z = plans
     count, horizon = k.shape
-    noise = None if key is None else jax.random.normal(key, (horizon, count, spec.num_outputs))
+    noise = None if key is None else standard_normal(key, (horizon, count, spec.num_outputs))
 
     def body(carry: Any, inputs: Any) -> tuple[Any, None]:
         obs, alive, total, discount = carry
@@ -204,7 +205,7 @@ def returns(
 def unroll(params: Any, spec: Spec, key: Key | None, window: Window) -> Prediction:
     """Predictions [B, H, ...] along the actions of windows [B, H], each from the prediction before; key as in `returns`."""
     count, horizon = window.k.shape
-    noise = None if key is None else jax.random.normal(key, (horizon, count, spec.num_outputs))
+    noise = None if key is None else standard_normal(key, (horizon, count, spec.num_outputs))
     size = spec.obs_size
 
     def body(obs: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:

@@ -26,6 +26,7 @@ from flax import struct
 from causal_jax import hybrid_embedding, networks, off_policy, optim, replay, spaces
 from causal_jax.fields import option
 from causal_jax.hybrid_embedding import Bounds, Spec
+from causal_jax.noise import standard_normal
 from causal_jax.off_policy import Choice, Learner, Method, Row, descend, follow, td_target
 from causal_jax.types import Algorithm, Env, Key, Metrics, Params
 
@@ -112,7 +113,7 @@ def td3_target(reward: Any, terminated: Any, next_values: jax.Array, gamma: Any)
 
 def smoothed(key: Key, action: jax.Array) -> jax.Array:
     """Target actions in [-1, 1] with clipped normal noise (Fujimoto et al., eq. 14)."""
-    noise = jnp.clip(SMOOTHING * jax.random.normal(key, action.shape), -SMOOTHING_CLIP, SMOOTHING_CLIP)
+    noise = jnp.clip(SMOOTHING * standard_normal(key, action.shape), -SMOOTHING_CLIP, SMOOTHING_CLIP)
     return jnp.clip(action + noise, -1.0, 1.0)
 
 
@@ -152,7 +153,7 @@ def method_of(spec: Spec, config: Config) -> Method:
         return decoded(learner, obs, policy(learner.online["actor"], obs))
 
     def explore(key: Key, learner: Learner, obs: jax.Array, exploration: jax.Array) -> Choice:
-        u = policy(learner.online["actor"], obs) + exploration * jax.random.normal(key, (size,))
+        u = policy(learner.online["actor"], obs) + exploration * standard_normal(key, (size,))
         return decoded(learner, obs, jnp.clip(u, -1.0, 1.0))
 
     def represent(key: Key, model: Model, buffer: replay.Buffer, hyper: Hyper, num: int) -> tuple[Model, Metrics]:
@@ -162,7 +163,7 @@ def method_of(spec: Spec, config: Config) -> Method:
             params, opt_state = carry
             key_rows, key_noise = jax.random.split(key)
             rows = replay.sample(buffer, key_rows, config.embed_batch)
-            noise = jax.random.normal(key_noise, (config.embed_batch, spec.z_size))
+            noise = standard_normal(key_noise, (config.embed_batch, spec.z_size))
             loss = lambda p: hybrid_embedding.losses(p, spec, noise, *_step(rows), hyper.beta)  # noqa: E731
             grads, terms = jax.grad(loss, has_aux=True)(params)
             updates, opt_state = optim.adam(hyper.embed_lr).update(grads, opt_state)
@@ -188,7 +189,7 @@ def method_of(spec: Spec, config: Config) -> Method:
     def critic(key: Key, learner: Learner, rows: Row, hyper: Hyper) -> tuple[Learner, Metrics]:
         key_relabel, key_smooth = jax.random.split(key)
         model = learner.model
-        noise = jax.random.normal(key_relabel, (len(rows.obs), spec.z_size))
+        noise = standard_normal(key_relabel, (len(rows.obs), spec.z_size))
         latent = hybrid_embedding.relabel(model.params, spec, noise, _step(rows), rows.stored["latent"], model.error)
         u = hybrid_embedding.to_unit(model.bounds, latent)
         next_u = policy(learner.target["actor"], rows.next_obs)

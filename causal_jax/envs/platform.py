@@ -23,6 +23,7 @@ from flax import struct
 
 from causal_jax.envs.base import Environment
 from causal_jax.fields import option
+from causal_jax.noise import standard_normal
 from causal_jax.spaces import Box, Hybrid
 from causal_jax.types import Action, Key
 
@@ -209,8 +210,8 @@ class Platform(Environment):
         """
         key_jump, key_substeps = jax.random.split(key)
         # all at once: a draw inside the loop, one threefry per sub-step, makes it 2.5 times slower
-        substeps = jax.random.normal(key_substeps, (NUM_DRAWS, 2), jnp.float32)
-        return self.step_given(Noise(jax.random.normal(key_jump, (2,), jnp.float32), substeps), state, action, params)
+        substeps = standard_normal(key_substeps, (NUM_DRAWS, 2))
+        return self.step_given(Noise(standard_normal(key_jump, (2,)), substeps), state, action, params)
 
     def step_given(
         self, noise: Noise, state: PlatformState, action: Action, params: PlatformParams
