@@ -62,7 +62,7 @@ def rollout(
         result, state = model.step(params, rows, state, obs, action, noise)
         return (predictors.sample(model.spec, result.output, None if noise is None else noise.state), state), result
 
-    (_, state), steps = jax.lax.scan(body, (obs, state), (jnp.swapaxes(actions, 0, 1), noise))
+    (_, state), steps = jax.lax.scan(body, (obs, state), (jnp.swapaxes(actions, 0, 1), noise), unroll=noise is not None)
     return steps, state
 
 
