@@ -26,6 +26,7 @@ from causal_jax.causal import codebook, context_tree, graphs, predictors
 from causal_jax.causal.codebook import Codebook
 from causal_jax.causal.context_tree import Tree
 from causal_jax.causal.predictors import Spec
+from causal_jax.causal.tables import Tables
 from causal_jax.networks import NormStats, batch_norm, norm_stats, uniform
 from causal_jax.types import Key, Params, UserError
 
@@ -45,8 +46,8 @@ class State(NamedTuple):
 class Rows(NamedTuple):
     """Table rows of the two first layers, computed once for one set of parameters: encoder (None without one) and predictors."""
 
-    encoder: predictors.Tables | None
-    predictor: predictors.Tables
+    encoder: Tables | None
+    predictor: Tables
 
 
 class Step(NamedTuple):
@@ -202,9 +203,9 @@ def build(spec: Spec, truth: Callable[[jax.Array, jax.Array], jax.Array] | None 
     def step(params: Params, rows: Rows | None, state: State, obs: jax.Array, action: jax.Array, noise: Noise | None) -> tuple[Step, State]:
         real_action = jax.nn.one_hot(action, spec.action_size)[:, None] if spec.discrete else action
 
-        def first_layer(layer: jax.Array, rows: predictors.Tables | None, edges: jax.Array) -> jax.Array:
+        def first_layer(layer: jax.Array, rows: Tables | None, edges: jax.Array) -> jax.Array:
             if rows is not None:
-                return predictors.first_layer_rows(rows, obs, real_action, edges)
+                return predictors.first_layer_rows(rows, obs, action, edges)
             return predictors.first_layer(layer, predictors.source_features(params, obs, real_action), edges)
 
         result, label = Step(obs), None
@@ -214,6 +215,8 @@ def build(spec: Spec, truth: Callable[[jax.Array, jax.Array], jax.Array] | None 
             inputs = jnp.concatenate([obs.reshape(obs.shape[0], -1), real_action.reshape(obs.shape[0], -1)], axis=1)
             logits, result, state = infer(params, state, first, inputs, noise is not None)
             edges = graphs.likely_edges(logits) if noise is None else graphs.sample_edges(logits, noise.edges)
+            if not spec.learn_action:  # always there, so without gradient: it would be 0 and cost a product
+                edges = jnp.concatenate([edges[..., : spec.num_variables], jnp.ones_like(edges[..., spec.num_variables :])], axis=-1)
             result = result._replace(logits=logits)
             if spec.label:
                 label = jax.nn.one_hot(result.code, spec.num_codes) if vector_quantised else jax.lax.stop_gradient(edges)

@@ -68,7 +68,7 @@ def sample_edges(logits: Float[Array, "*n"], noise: Float[Array, "*n"], temperat
 
 def likely_edges(logits: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """Edges with probability above one half, as 0.0 or 1.0: the graph used outside training."""
-    return (jax.nn.sigmoid(logits) > 0.5).astype(logits.dtype)
+    return (logits > 0).astype(logits.dtype)
 
 
 def choose(scores: Float[Array, "*b K"], noise: Float[Array, "*b K"] | None) -> Float[Array, "*b K"]:

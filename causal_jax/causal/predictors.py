@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from causal_jax.causal import graphs, tables
+from causal_jax.causal.tables import Tables
 from causal_jax.fields import option, validate
 from causal_jax.networks import uniform
 from causal_jax.types import Key, Params, UserError
@@ -146,25 +147,15 @@ def source_features(params: Params, obs: jax.Array, action: jax.Array) -> jax.Ar
     return jax.nn.relu(jnp.concatenate([state, acted], axis=1))
 
 
-class Tables(NamedTuple):
-    """Table rows of one linear layer over all sources, for J targets: state [J, N, C, O], slope [J, N, C, C, O], action [J, M, a, O]."""
-
-    state: jax.Array
-    slope: jax.Array
-    action: jax.Array
-
-
 def layer_tables(params: Params, layer: jax.Array, obs: jax.Array | None = None) -> Tables:
     """Rows of the layer [J, S, F, O] (target, source, in, out) over the source features.
 
     obs: [N, C], any real numbers: rows of this one observation (their C is 1), which many plans then share.
     """
-    weight, bias, n = params["state_w"], params["state_b"], params["state_w"].shape[0]
+    weight = params["state_w"]
     if obs is not None:
         weight = jnp.einsum("ic,icf->if", obs, weight)[:, None]
-    of_state, of_action = jax.lax.split(layer, (n, layer.shape[1] - n), axis=1)  # slices would add two padded gradients
-    state = (weight, bias, of_state)
-    return Tables(tables.table(*state), tables.slope(*state), tables.table(params["action_w"], params["action_b"], of_action))
+    return tables.tabulate(weight, params["state_b"], params["action_w"], params["action_b"], layer)
 
 
 def first_layer(layer: jax.Array, features: jax.Array, edges: jax.Array) -> jax.Array:
@@ -175,16 +166,13 @@ def first_layer(layer: jax.Array, features: jax.Array, edges: jax.Array) -> jax.
 
 
 def first_layer_rows(rows: Tables, obs: jax.Array, action: jax.Array, edges: jax.Array) -> jax.Array:
-    """The same by table rows: obs [B, N, C] exactly one-hot, action [B, M, a] one-hot, edges [B, J, S] -> [J, B, O].
+    """The same by table rows: obs [B, N, C] exactly one-hot, action int [B], edges [B, J, S] -> [J, B, O].
 
     Rows made for one observation leave nothing to choose: obs is then not read.
     """
-    n = obs.shape[1]
-    if rows.state.shape[2] == 1:
+    if rows.state.shape[1] == obs.shape[1]:
         obs = jnp.ones((*obs.shape[:2], 1))
-    chosen = edges[..., n:, None] * action[:, None]
-    acted = jnp.einsum("bjma,jmao->jbo", chosen, rows.action)
-    return tables.masked_rows(edges[..., :n], obs, rows.state, rows.slope) + acted
+    return tables.masked_rows(edges[..., :-1], edges[..., -1], obs, action, rows)
 
 
 def predict(params: Params, first: jax.Array, label: jax.Array | None = None) -> jax.Array:

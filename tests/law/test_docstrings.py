@@ -52,7 +52,7 @@ _a, _labels, _matrix, _one = jnp.linspace(0.1, 1.0, 3), jnp.asarray([0, 0, 1]), 
 _free, _logits = graphs.free_edges(3), jnp.zeros((2, 3, 4))
 _edges, _h = _logits > 0, jnp.ones((4, 2))
 _book = codebook.Codebook(_h[:3], _a, _h[:3])
-_weight, _bias, _layer = jnp.ones((3, 2, 5)), jnp.ones((3, 5)), jnp.ones((4, 3, 5, 6))
+_weight, _bias, _layer = jnp.ones((3, 2, 5)), jnp.ones((3, 5)), jnp.ones((4, 4, 5, 6))
 _tree, _inputs = context_tree.init(jax.random.key(0), 3, 4, 2), jnp.ones((4, 3))
 _kept, _dynamics, _uniform = _labels == 0, jnp.full((3, 4), 0.25), jnp.full(3, 1 / 3)
 CALLS: list[tuple[Any, tuple[Any, ...]]] = [
@@ -108,8 +108,7 @@ CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (graphs.f1, (_edges, _edges)),
     (independence.chi_squared, (jnp.ones((2, 3, 4)),)),
     (independence.partial_correlations, (jnp.eye(5), _one, 2)),
-    (tables.table, (_weight, _bias, _layer)),
-    (tables.slope, (_weight, _bias, _layer)),
+    (tables.tabulate, (_weight, _bias, _weight[:1], _bias[:1], _layer)),
 ]
 
 
