@@ -26,6 +26,7 @@ ENV = "chemical-full-fork"
 UPDATE, CEM, COMPILE = 15e-3, 40e-3, 30.0  # seconds: the targets
 COMPILATIONS = 2  # at most so many are measured
 MAGNETIC = 256  # environments in parallel
+PRODUCT = 2048  # rows of the matrices whose product tells what the machine can do; the targets count on 390 GFLOP/s
 
 
 def config_of(sizes: Sizes, **fields: Any) -> fcdl.Config:
@@ -97,12 +98,21 @@ def compile_seconds(sizes: Sizes) -> tuple[float, float]:
     return time.perf_counter() - began, time.process_time() - cpu
 
 
+def product_seconds(sizes: Sizes) -> Callable[[], float]:
+    """A measurement: seconds of a product of two square matrices."""
+    ones = jnp.ones((PRODUCT, PRODUCT))
+    return seconds_of(lambda key, x: x @ x, (ones,), sizes.updates)
+
+
 def learning(sizes: Sizes) -> dict[str, Any]:
     """FCDL on Chemical: one update (B 256, H 3), one CEM call for 10 environments, the compilation of the whole online step."""
     contestants = {label: f for table_rows in (True, False) for label, f in contestants_of(sizes, table_rows).items()}
     updates, plans = max(1, sizes.updates // 4) * fcdl.Config.num_steps, sizes.updates
     contestants, cpu = with_cpu_time(contestants)
-    rows = [Row(label, "s", values) for label, values in alternate(contestants, sizes.rounds).items()]
+    measured = alternate({**contestants, "product": product_seconds(sizes)}, sizes.rounds)
+    rates = [2e-9 * PRODUCT**3 / seconds for seconds in measured.pop("product")]
+    rows = [Row(label, "s", values) for label, values in measured.items()]
+    rows.append(Row("a product of two matrices", "GFLOP/s", rates))
     for label, seconds in cpu.items():
         rows.append(Row(f"{label}, CPU time", "s", [x / (updates if "update" in label else plans) for x in seconds]))
     compiled = [compile_seconds(sizes) for _ in range(min(sizes.rounds, COMPILATIONS))]

@@ -153,6 +153,7 @@ def test_figures_of_learning_are_per_update_and_per_plan(monkeypatch):
 
     monkeypatch.setattr(dynamics, "contestants_of", contestants_of)
     monkeypatch.setattr(dynamics, "compile_seconds", lambda sizes: (20.0, 10.0))
+    monkeypatch.setattr(dynamics, "product_seconds", lambda sizes: lambda: 2.0)
     monkeypatch.setattr(dynamics, "with_cpu_time", lambda contestants: (contestants, {label: [5.0, 5.0] for label in contestants}))
     told = dynamics.learning(TINY)
     medians = {row["label"]: row["median"] for row in told["rows"]}
@@ -160,6 +161,7 @@ def test_figures_of_learning_are_per_update_and_per_plan(monkeypatch):
     assert medians["an update, plain, CPU time"] == 5.0 / 25  # an episode's updates in a measurement
     assert medians["a CEM call, table rows, CPU time"] == 5.0
     assert medians["compile the online step, CPU time"] == 10.0
+    assert medians["a product of two matrices"] == 1e-9 * 2048**3
     assert [ratio["met"] for ratio in told["ratios"]] == [True, False, True, None, None]
 
 
