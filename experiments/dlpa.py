@@ -46,6 +46,8 @@ PUBLISHED = {  # mean and spread
 }  # fmt: skip
 AUTHORS_CURVE = {"steps": [0, 250, 500, 750, 1000], "return": [0.292, 0.418, 0.915, 0.782, 0.982]}  # Platform, one seed
 SUFFIX = {"definition": "", "authors": "_authors"}
+RATES: dict[str, dict[str, float]] = {"grounded": {"lr": 1e-3, "state_weight": 1000.0}, "authors": {}}
+KINDS = ("", "_gpu", "_authors_gpu", "_grounded", "_grounded_gpu")  # of results: dlpa_<environment><kind>.json
 REFERENCE_EPISODES = 1000
 
 
@@ -59,6 +61,9 @@ class Options:
     """The budget, and how many evaluated episodes are planned for at once (1, 64)."""
     mode: Literal["definition", "authors"] = "definition"
     """The loss as defined, or as the authors' code has it (results in dlpa_<environment>_authors.json)."""
+    rates: Literal["grounded", "authors"] = "grounded"
+    """Step size and weights of the losses. authors: theirs; the network of states then learns mostly from the errors of rewards and ends,
+    which see its predictions. grounded: it learns from states (results in dlpa_<environment>_grounded.json)."""
     envs: tuple[str, ...] = ()
     """Environments; default platform (demo), all (study)."""
     members: int = 0
@@ -73,18 +78,23 @@ class Options:
     """Where the run folders go."""
 
 
+def suffix(options: Options) -> str:
+    """What the name of a run tells of its settings."""
+    return SUFFIX[options.mode] + ("_rates" if options.rates == "authors" else "")
+
+
 def train(options: Options, env: str) -> Path:
     """DLPA on one environment; returns its run folder."""
     fields, cpu, gpu = BENCHMARKS[env]
     small = options.what == "demo"
     settings = Settings(
         algorithm="dlpa", env=env, members=options.members or (2 if small else 5),
-        folder=options.folder, name=f"{env}-dlpa{SUFFIX[options.mode]}-{options.preset}",
+        folder=options.folder, name=f"{env}-dlpa{suffix(options)}-{options.preset}",
         steps=options.steps or (500 if small else cpu if options.preset == "cpu" else gpu),
         evaluations=options.evaluations or (2 if small else 4), eval_episodes=options.episodes or (20 if small else 50),
     )  # fmt: skip
     config = dlpa.Config(**fields, mode=options.mode, episodes_at_once=1 if options.preset == "cpu" else 64)
-    return train_run(resolve(settings, config), resume=True)
+    return train_run(resolve(settings, config, dlpa.Hyper(**RATES[options.rates])), resume=True)
 
 
 def references(env_id: str) -> dict[str, dict[str, float]]:
@@ -131,7 +141,8 @@ def study(options: Options, envs: tuple[str, ...]) -> None:
     RESULTS.mkdir(exist_ok=True)
     for env in envs:
         row = {"published": PUBLISHED[env], "references": references(env), **summary(train(options, env)), "command": command("dlpa")}
-        name = f"dlpa_{env.replace('-', '_')}{SUFFIX[options.mode]}" + ("" if options.preset == "cpu" else "_gpu")
+        kind = SUFFIX[options.mode] + ("_grounded" if options.rates == "grounded" else "")
+        name = f"dlpa_{env.replace('-', '_')}{kind}" + ("" if options.preset == "cpu" else "_gpu")
         (RESULTS / f"{name}.json").write_text(json.dumps(row) + "\n")
         draw(env, row, row["references"], RESULTS / f"{name}.png")
 
@@ -140,14 +151,14 @@ def table() -> str:
     """The results files as markdown: mean +- standard deviation over members."""
     lines = ["| environment | steps | DLPA | published | random | scripted | train s |", "|" + "---|" * 7]
     for env in BENCHMARKS:
-        for suffix in ("", "_gpu", "_authors_gpu"):
-            path = RESULTS / f"dlpa_{env.replace('-', '_')}{suffix}.json"
+        for kind in KINDS:
+            path = RESULTS / f"dlpa_{env.replace('-', '_')}{kind}.json"
             if not path.exists():
                 continue
             row = json.loads(path.read_text())
             known = [f"{policy['return']:.2f}" for policy in row["references"].values()]
             found, published = "{mean:.2f} ± {std:.2f}".format(**row["final"]), "{:.2f} ± {:.2f}".format(*row["published"])
-            label = env + suffix.removesuffix("_gpu").replace("_", ", ")
+            label = env + kind.removesuffix("_gpu").replace("_", ", ")
             cells = (label, f"{row['steps'][-1]:,.0f}", found, published, *known, f"{row['seconds']['train']:,.0f}")
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -26,7 +26,7 @@ from causal_jax.cli import configure
 from causal_jax.runs import train_run
 from causal_jax.settings import Settings, resolve
 from causal_jax.types import UserError
-from experiments.dlpa import BENCHMARKS
+from experiments.dlpa import BENCHMARKS, KINDS
 from experiments.records import RESULTS, command
 
 RIVALS: dict[str, dict[str, float]] = {  # algorithm -> Hyper fields
@@ -65,11 +65,11 @@ def results_file(env: str, method: str = "dlpa_rivals") -> Path:
 
 
 def own(env: str) -> dict[str, Any]:
-    """DLPA's results on an environment, the longest run's. Raises: UserError if there are none."""
-    paths = [results_file(f"{env}{suffix}", "dlpa") for suffix in ("", "_gpu", "_authors_gpu")]
+    """DLPA's best results on an environment. Raises: UserError if there are none."""
+    paths = [results_file(f"{env}{kind}", "dlpa") for kind in KINDS]
     if not (rows := [json.loads(path.read_text()) for path in paths if path.exists()]):
         raise UserError(f"env = {env!r}: DLPA has no results; run python -m experiments.dlpa study --envs {env} first")
-    return max(rows, key=lambda row: row["steps"][-1])
+    return max(rows, key=lambda row: row["final"]["mean"])
 
 
 def level_of(row: dict[str, Any]) -> float:
