@@ -22,8 +22,8 @@ def test_the_table(tmp_path, monkeypatch) -> None:
         "final": {"mean": -5.0, "std": 2.0}, "references": {"random": {"return": -30.0, "length": 24.0}},
         "steps": [0, 100], "curves": {"return": [[-30.0, -9.0], [-30.0, -11.0]]}, "seconds": {"train": 12.3},
     }  # fmt: skip
-    (tmp_path / "dlpa_hard_move_4.json").write_text(json.dumps(dlpa | {"steps": [0, 1]}))
-    (tmp_path / "dlpa_hard_move_4_gpu.json").write_text(json.dumps(dlpa))
+    (tmp_path / "dlpa_hard_move_4.json").write_text(json.dumps(dlpa | {"final": {"mean": -6.0, "std": 1.0}}))
+    (tmp_path / "dlpa_hard_move_4_grounded.json").write_text(json.dumps(dlpa))
     row = {
         "final": {"mean": -9.0, "std": 0.1},
         "returns": [[-30.0, -9.9], [-20.0, -10.1]],
