@@ -46,8 +46,9 @@ PUBLISHED = {  # mean and spread
 }  # fmt: skip
 AUTHORS_CURVE = {"steps": [0, 250, 500, 750, 1000], "return": [0.292, 0.418, 0.915, 0.782, 0.982]}  # Platform, one seed
 SUFFIX = {"definition": "", "authors": "_authors"}
-RATES: dict[str, dict[str, float]] = {"grounded": {"lr": 1e-3, "state_weight": 1000.0}, "authors": {}}
-KINDS = [mode + rates + preset for mode in SUFFIX.values() for rates in ("", "_grounded") for preset in ("", "_gpu")]  # of results
+GROUNDED = {"lr": 1e-3, "state_weight": 1000.0}
+RATES: dict[str, dict[str, float]] = {"explored": {**GROUNDED, "epsilon": 0.1}, "grounded": GROUNDED, "authors": {}}
+KINDS = [mode + rates + preset for mode in SUFFIX.values() for rates in ("", "_grounded", "_explored") for preset in ("", "_gpu")]
 REFERENCE_EPISODES = 1000
 
 
@@ -61,9 +62,10 @@ class Options:
     """The budget, and how many evaluated episodes are planned for at once (1, 64)."""
     mode: Literal["definition", "authors"] = "definition"
     """The loss as defined, or as the authors' code has it (results in dlpa_<environment>_authors.json)."""
-    rates: Literal["best", "grounded", "authors"] = "best"
+    rates: Literal["best", "explored", "grounded", "authors"] = "best"
     """Step size and weights of the losses. authors: theirs; the network of states then learns mostly from the errors of rewards and ends,
-    which see its predictions. grounded: it learns from states (results in dlpa_<environment>_grounded.json). best: grounded, but theirs on
+    which see its predictions. grounded: it learns from states (results in dlpa_<environment>_grounded.json). explored: that, and one action
+    of ten at random in training. best: grounded, but theirs on
     Platform, where more members get through with them, and in their mode."""
     envs: tuple[str, ...] = ()
     """Environments; default platform (demo), all (study)."""
@@ -87,7 +89,8 @@ def rates_of(options: Options, env: str) -> str:
 
 def kind_of(options: Options, env: str) -> str:
     """What the names of runs and results tell of the settings."""
-    return SUFFIX[options.mode] + ("_grounded" if rates_of(options, env) == "grounded" else "")
+    rates = rates_of(options, env)
+    return SUFFIX[options.mode] + ("" if rates == "authors" else f"_{rates}")
 
 
 def train(options: Options, env: str) -> Path:

@@ -112,6 +112,9 @@ class Hyper:
     """Elites weigh exp(sharpness * (return - best return)), returns in task units."""
     momentum: float = option(0.1, low=0.0, high=1.0)
     """Share of the plans' distribution that an iteration leaves in place."""
+    epsilon: float = option(0.0, low=0.0, high=1.0)
+    """Share of the training steps that play a uniformly random action instead of the plan's; the authors have none. A member whose model
+    has never seen what pays plans as if nothing did, and does not see it otherwise."""
     tau: float = option(0.01, above=0.0, high=1.0)
     """With terminal_value: the share by which the target follows in every update."""
 
@@ -332,6 +335,9 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         key_plan, key_env, key_reset, key_windows, key_learn = jax.random.split(key, 5)
         running, buffer = state.running, state.buffer
         action, theta, iterations = plan(key_plan, state.params, hyper, flat(running.obs), running.theta, False)
+        key_explore, key_random = jax.random.split(jax.random.fold_in(key_plan, 1))
+        explore = jax.random.bernoulli(key_explore, hyper.epsilon)
+        action = jax.tree.map(lambda random, planned: jnp.where(explore, random, planned), unit.sample(key_random), action)
         on, reward, terminated, truncated = move(key_env, running, action, task)
         cut = truncated | (on.t >= length)
         if config.break_every:

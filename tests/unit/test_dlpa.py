@@ -120,3 +120,21 @@ def test_values_are_those_of_td() -> None:
     loss, grads = jax.value_and_grad(lambda w, target: dlpa.value_loss(lambda w, x: w * x, w, target, window, 0.5), (0, 1))(3.0, 2.0)
     np.testing.assert_allclose(loss, (0.0 + 4.0) / 3, rtol=1e-6)
     assert grads[1] == 0.0
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0])
+def test_exploration_plays_within_the_box(epsilon: float) -> None:
+    """On Hard Move 4, whose plans in training leave the box by their noise: with epsilon = 1 no action does, and they are no plan's."""
+    env, params = make("hard-move-4")
+    config = dataclasses.replace(TINY, structure="parallel", num_samples=8, plan_iterations=1, episode_steps=20, break_every=20)
+    algorithm = dlpa.build(env, params, config)
+    hyper, task = dlpa.Hyper(epsilon=epsilon), dlpa.Task(params)
+
+    def run(key: jax.Array) -> episodes.Episodes:
+        state = algorithm.init(key, hyper, task)
+        return jax.lax.scan(lambda s, key: (algorithm.step(key, s, hyper, task)[0], None), state, jax.random.split(key, 20))[0].buffer
+
+    buffer = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), 4))
+    z = np.abs(buffer.z[:, 3])  # the first episode that was not random
+    assert (z.max() > 1.0) == (epsilon == 0.0)
+    assert len(np.unique(buffer.k[:, 3])) > 10 or epsilon == 0.0
