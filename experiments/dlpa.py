@@ -48,6 +48,7 @@ AUTHORS_CURVE = {"steps": [0, 250, 500, 750, 1000], "return": [0.292, 0.418, 0.9
 SUFFIX = {"definition": "", "authors": "_authors"}
 GROUNDED = {"lr": 1e-3, "state_weight": 1000.0}
 RATES: dict[str, dict[str, float]] = {"explored": {**GROUNDED, "epsilon": 0.1}, "grounded": GROUNDED, "authors": {}}
+STATE_WEIGHT = {"platform": 20.0}  # instead of GROUNDED's, with explored: rewards are at most 1 there
 KINDS = [mode + rates + preset for mode in SUFFIX.values() for rates in ("", "_grounded", "_explored") for preset in ("", "_gpu")]
 REFERENCE_EPISODES = 1000
 
@@ -63,10 +64,9 @@ class Options:
     mode: Literal["definition", "authors"] = "definition"
     """The loss as defined, or as the authors' code has it (results in dlpa_<environment>_authors.json)."""
     rates: Literal["best", "explored", "grounded", "authors"] = "best"
-    """Step size and weights of the losses. authors: theirs; the network of states then learns mostly from the errors of rewards and ends,
-    which see its predictions. grounded: it learns from states (results in dlpa_<environment>_grounded.json). explored: that, and one action
-    of ten at random in training. best: grounded, but theirs on
-    Platform, where more members get through with them, and in their mode."""
+    """Step size, weights of the losses and random actions. authors: theirs; the network of states then learns mostly from the errors of
+    rewards and ends, which see its predictions. grounded: it learns from states. explored: that, and one action of ten at random in
+    training. best: explored, but theirs in their mode. Results: dlpa_<environment>_<rates>.json, without a name for the authors'."""
     envs: tuple[str, ...] = ()
     """Environments; default platform (demo), all (study)."""
     members: int = 0
@@ -81,15 +81,14 @@ class Options:
     """Where the run folders go."""
 
 
-def rates_of(options: Options, env: str) -> str:
-    """grounded or authors."""
-    best = "authors" if env == "platform" or options.mode == "authors" else "grounded"
-    return best if options.rates == "best" else options.rates
+def rates_of(options: Options) -> str:
+    """explored, grounded or authors."""
+    return options.rates if options.rates != "best" else "authors" if options.mode == "authors" else "explored"
 
 
-def kind_of(options: Options, env: str) -> str:
+def kind_of(options: Options) -> str:
     """What the names of runs and results tell of the settings."""
-    rates = rates_of(options, env)
+    rates = rates_of(options)
     return SUFFIX[options.mode] + ("" if rates == "authors" else f"_{rates}")
 
 
@@ -99,12 +98,14 @@ def train(options: Options, env: str) -> Path:
     small = options.what == "demo"
     settings = Settings(
         algorithm="dlpa", env=env, members=options.members or (2 if small else 5),
-        folder=options.folder, name=f"{env}-dlpa{kind_of(options, env).replace('_', '-')}-{options.preset}",
+        folder=options.folder, name=f"{env}-dlpa{kind_of(options).replace('_', '-')}-{options.preset}",
         steps=options.steps or (500 if small else cpu if options.preset == "cpu" else gpu),
         evaluations=options.evaluations or (2 if small else 4), eval_episodes=options.episodes or (20 if small else 50),
     )  # fmt: skip
     config = dlpa.Config(**fields, mode=options.mode, episodes_at_once=1 if options.preset == "cpu" else 64)
-    return train_run(resolve(settings, config, dlpa.Hyper(**RATES[rates_of(options, env)])), resume=True)
+    rates = rates_of(options)
+    changes = {**RATES[rates], **({"state_weight": STATE_WEIGHT[env]} if rates == "explored" and env in STATE_WEIGHT else {})}
+    return train_run(resolve(settings, config, dlpa.Hyper(**changes)), resume=True)
 
 
 def references(env_id: str) -> dict[str, dict[str, float]]:
@@ -151,7 +152,7 @@ def study(options: Options, envs: tuple[str, ...]) -> None:
     RESULTS.mkdir(exist_ok=True)
     for env in envs:
         row = {"published": PUBLISHED[env], "references": references(env), **summary(train(options, env)), "command": command("dlpa")}
-        name = f"dlpa_{env.replace('-', '_')}{kind_of(options, env)}" + ("" if options.preset == "cpu" else "_gpu")
+        name = f"dlpa_{env.replace('-', '_')}{kind_of(options)}" + ("" if options.preset == "cpu" else "_gpu")
         (RESULTS / f"{name}.json").write_text(json.dumps(row) + "\n")
         draw(env, row, row["references"], RESULTS / f"{name}.png")
 

@@ -1,7 +1,7 @@
 """DLPA's planner by itself: many discrete actions, and how far ahead a learned model should be asked.
 
     python -m experiments.dlpa_planner actions                          # experiments/results/dlpa_actions.json, .png
-    python -m experiments.dlpa_planner horizon --run runs/platform-dlpa-cpu   # experiments/results/dlpa_horizon.json, .png
+    python -m experiments.dlpa_planner horizon --run runs/platform-dlpa-explored-cpu   # experiments/results/dlpa_horizon.json, .png
 
 actions: Hard Move with 2^4 to 2^16 discrete actions, planned in the environment's own equations, so that nothing but the planner differs:
 proposals with a table of all actions (the paper's), sampled ones (no axis of K), and random shooting; return and milliseconds of a plan.
@@ -38,7 +38,7 @@ class Options:
 
     what: tyro.conf.Positional[Literal["actions", "horizon"]]
     """Which study."""
-    run: str = "runs/platform-dlpa-cpu"
+    run: str = "runs/platform-dlpa-explored-cpu"
     """horizon: the run folder whose model is asked."""
     actuators: tuple[int, ...] = (4, 8, 10, 12, 14, 16)
     """actions: Hard Move's n, with 2^n discrete actions."""
