@@ -6,7 +6,8 @@ where there is a key, a normal is drawn from them, and that draw is trained with
 Three structures (paper's names): `parallel` reads s, k and z at once; `masking` has outputs for every k and keeps those of the chosen one
 (its second hidden layer is K times as wide, or with `shared` as wide as the first, like in the authors' first commit and Platform curve);
 `sequential` reads s and k first, z in the second layer. Unlike the paper's R(r | s, k, z), and like the authors' code, reward and end
-see the next state, not s. Left out: a second reward network nobody reads, and layers of `sequential` that no output depends on.
+see the next state, not s; with `state_only` ends see nothing else, as the paper has it, and rewards neither if told so.
+Left out: a second reward network nobody reads, and layers of `sequential` that no output depends on.
 Ours: code="bits" shows k by its binary digits instead of one-hot, for thousands of actions.
 """
 
@@ -28,6 +29,7 @@ STRUCTURES = ("parallel", "masking", "sequential")
 CODES = ("one-hot", "bits")
 REWARDS = ("linear", "unit")
 HEADS = ("dynamics", "reward", "last_reward", "going")
+STATE_ONLY: dict[str, tuple[str, ...]] = {"none": (), "ends": ("going",), "outcomes": ("reward", "last_reward", "going")}
 FEW = 64  # one-hot actions up to here are multiplied; more are looked up
 CLAMP = 1e4  # largest loss term of a sample
 
@@ -36,7 +38,7 @@ class Spec(NamedTuple):
     """Sizes: obs_size S, num_actions K, num_parameters Z, hidden width. bounded: states are squashed into [-1, 1] by tanh; reward: linear,
 
     or "unit", squashed into [0, 1]; two_rewards: steps that end have a reward network of their own; code: how k is shown; shared:
-    with `masking`, all actions share the second hidden layer.
+    with `masking`, all actions share the second hidden layer; state_only: the networks that do not see the action (STATE_ONLY).
     """
 
     obs_size: int
@@ -49,6 +51,13 @@ class Spec(NamedTuple):
     two_rewards: bool = False
     code: str = "one-hot"
     shared: bool = False
+    state_only: str = "none"
+
+    def seen_by(self, name: str) -> Spec:
+        """The sizes for one network: with no action where it reads the state alone."""
+        if name not in STATE_ONLY[self.state_only]:
+            return self
+        return self._replace(structure="parallel", num_actions=0, num_parameters=0, code="one-hot")
 
     @property
     def heads(self) -> dict[str, int]:
@@ -108,7 +117,7 @@ def init_head(key: Key, spec: Spec, outputs: int) -> Params:
 def init(key: Key, spec: Spec) -> dict[str, Params]:
     """All networks by name. The key is consumed."""
     keys = jax.random.split(key, len(HEADS))
-    return {name: init_head(keys[HEADS.index(name)], spec, size) for name, size in spec.heads.items()}
+    return {name: init_head(keys[HEADS.index(name)], spec.seen_by(name), size) for name, size in spec.heads.items()}
 
 
 def _code(spec: Spec, k: jax.Array) -> jax.Array:
@@ -122,7 +131,9 @@ def apply_head(params: Params, spec: Spec, obs: jax.Array, k: jax.Array, z: jax.
     """(mean [..., out], log_std [..., out] in [-20, 2], or None): obs [..., S], k int [...], z [..., Z].
 
     `masking` computes all K rows and picks one: for the few actions it is meant for that is less work than gathering weights per sample.
+    A spec without actions (`seen_by`) reads obs alone.
     """
+    z = z[..., : spec.num_parameters]
     first, second = params["first"], params["second"]
     if spec.structure == "masking":
         h = jnp.concatenate([obs, z], -1) @ first["kernel"]
@@ -164,7 +175,7 @@ def outcome(params: Any, spec: Spec, next_obs: jax.Array, k: jax.Array, z: jax.A
 
     def head(name: str, begin: int, end: int) -> jax.Array:
         drawn = None if noise is None else noise[..., begin:end]
-        return _draw(*apply_head(params[name], spec, next_obs, k, z, drawn is not None), drawn)
+        return _draw(*apply_head(params[name], spec.seen_by(name), next_obs, k, z, drawn is not None), drawn)
 
     reward = _reward(spec, head("reward", 2, 3))
     last = _reward(spec, head("last_reward", 3, 4)) if spec.two_rewards else reward

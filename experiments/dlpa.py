@@ -48,7 +48,10 @@ AUTHORS_CURVE = {"steps": [0, 250, 500, 750, 1000], "return": [0.292, 0.418, 0.9
 SUFFIX = {"definition": "", "authors": "_authors"}
 GROUNDED = {"lr": 1e-3, "state_weight": 1000.0}
 RATES: dict[str, dict[str, float]] = {"explored": {**GROUNDED, "epsilon": 0.1}, "grounded": GROUNDED, "authors": {}}
-STATE_WEIGHT = {"platform": 20.0}  # instead of GROUNDED's, with explored: rewards are at most 1 there
+OURS: dict[str, dict[str, Any]] = {  # changes that go with explored: Hyper's, or Config's
+    "platform": {"state_weight": 20.0},  # rewards are at most 1 there
+    **{env: {"state_only": "outcomes"} for env in BENCHMARKS if env.startswith("hard-move")},
+}
 KINDS = [mode + rates + preset for mode in SUFFIX.values() for rates in ("", "_grounded", "_explored") for preset in ("", "_gpu")]
 REFERENCE_EPISODES = 1000
 
@@ -65,8 +68,9 @@ class Options:
     """The loss as defined, or as the authors' code has it (results in dlpa_<environment>_authors.json)."""
     rates: Literal["best", "explored", "grounded", "authors"] = "best"
     """Step size, weights of the losses and random actions. authors: theirs; the network of states then learns mostly from the errors of
-    rewards and ends, which see its predictions. grounded: it learns from states. explored: that, and one action of ten at random in
-    training. best: explored, but theirs in their mode. Results: dlpa_<environment>_<rates>.json, without a name for the authors'."""
+    rewards and ends, which see its predictions. grounded: it learns from states. explored: that, one action of ten at random in training,
+    and what else an environment asks for (OURS). best: explored, but the authors' in their mode. Results:
+    dlpa_<environment>_<rates>.json, without a name for the authors'."""
     envs: tuple[str, ...] = ()
     """Environments; default platform (demo), all (study)."""
     members: int = 0
@@ -102,10 +106,11 @@ def train(options: Options, env: str) -> Path:
         steps=options.steps or (500 if small else cpu if options.preset == "cpu" else gpu),
         evaluations=options.evaluations or (2 if small else 4), eval_episodes=options.episodes or (20 if small else 50),
     )  # fmt: skip
-    config = dlpa.Config(**fields, mode=options.mode, episodes_at_once=1 if options.preset == "cpu" else 64)
     rates = rates_of(options)
-    changes = {**RATES[rates], **({"state_weight": STATE_WEIGHT[env]} if rates == "explored" and env in STATE_WEIGHT else {})}
-    return train_run(resolve(settings, config, dlpa.Hyper(**changes)), resume=True)
+    changes = {**RATES[rates], **(OURS.get(env, {}) if rates == "explored" else {})}
+    hyper = dlpa.Hyper(**{name: changes.pop(name) for name in tuple(changes) if name in dlpa.Hyper.__dataclass_fields__})
+    config = dlpa.Config(**{**fields, **changes}, mode=options.mode, episodes_at_once=1 if options.preset == "cpu" else 64)
+    return train_run(resolve(settings, config, hyper), resume=True)
 
 
 def references(env_id: str) -> dict[str, dict[str, float]]:

@@ -53,6 +53,9 @@ class Config:
     """Predicted rewards: linear, or squashed into [0, 1] (unit)."""
     reward_nets: int = option(1, low=1, high=2)
     """2: steps that end have a reward network of their own."""
+    state_only: str = option("none", choices=tuple(world_models.STATE_ONLY))
+    """Networks that read the predicted state without the action: none (the authors' code), ends ("goes on", as in the paper), or outcomes
+    (the rewards too). Where the state tells the outcome, as in Hard Move, what they learn of one action then holds for all."""
     horizon: int = option(10, low=1)
     """Steps of a plan."""
     loss_horizon: int = option(0, low=0)
@@ -164,7 +167,7 @@ def model_spec(env: Env, env_params: Any, config: Config) -> Spec:
         raise UserError(f"env = {type(env).__name__}: dlpa needs hybrid actions (a choice with parameters), such as platform's")
     return Spec(
         spaces.flat_size(env.observation_space(env_params)), space.n, space.num_parameters, config.structure, config.width,
-        config.bounded, config.reward, config.reward_nets == 2, config.code, config.shared,
+        config.bounded, config.reward, config.reward_nets == 2, config.code, config.shared, config.state_only,
     )  # fmt: skip
 
 

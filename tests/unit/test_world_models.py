@@ -100,6 +100,20 @@ def test_a_terminal_value_counts_where_the_plan_has_not_ended(logit: float, expe
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("structure", wm.STRUCTURES)
+@pytest.mark.parametrize(("state_only", "blind"), [("none", ""), ("ends", "e"), ("outcomes", "er")])
+def test_outcomes_of_the_state_alone(structure: str, state_only: str, blind: str) -> None:
+    """The action moves a prediction or does not: of the next state always, of ends (e) and rewards (r) as told; so with draws."""
+    spec = wm.Spec(4, 80, 2, structure, width=8, two_rewards=True, state_only=state_only)
+    params = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), wm.init(KEY, spec))
+    obs, actions = jnp.ones((2, 4)), (jnp.asarray([3, 70]), jnp.asarray([[0.5, -0.5], [-0.1, 0.9]]))
+    for noise in (None, jnp.ones((2, 8))):
+        states = wm.next_state(params, spec, obs, *actions, None if noise is None else noise[:, :4])
+        found = wm.outcome(params, spec, obs, *actions, None if noise is None else noise[:, 4:])
+        same = [bool((x[0] == x[1]).all()) for x in (states, found.logits, found.reward, found.last_reward)]
+        assert same == [False, "e" in blind, "r" in blind, "r" in blind]
+
+
 def test_draws_differ_and_means_do_not() -> None:
     params, plans = wm.init(KEY, PLATFORM), (jnp.zeros((50, 4), jnp.int32), jnp.zeros((50, 4, 1)))
     spread = [float(jnp.std(wm.returns(params, PLATFORM, key, jnp.zeros(9), plans, jnp.asarray(0.99)))) for key in (KEY, None)]
