@@ -50,7 +50,10 @@ GROUNDED = {"lr": 1e-3, "state_weight": 1000.0}
 RATES: dict[str, dict[str, float]] = {"explored": {**GROUNDED, "epsilon": 0.1}, "grounded": GROUNDED, "authors": {}}
 OURS: dict[str, dict[str, Any]] = {  # changes that go with explored: Hyper's, or Config's
     "platform": {"state_weight": 20.0},  # rewards are at most 1 there
-    **{env: {"state_only": "outcomes"} for env in BENCHMARKS if env.startswith("hard-move")},
+    "hard-move-4": {"state_only": "outcomes"},
+    "hard-move-6": {"state_only": "outcomes"},
+    "hard-move-8": {"state_only": "outcomes", "code": "bits"},  # 256 actions, each seen ten times in 2,500 steps
+    "hard-move-10": {"state_only": "outcomes", "code": "bits"},
 }
 KINDS = [mode + rates + preset for mode in SUFFIX.values() for rates in ("", "_grounded", "_explored") for preset in ("", "_gpu")]
 REFERENCE_EPISODES = 1000
