@@ -38,7 +38,8 @@ class Spec(NamedTuple):
     """Sizes: obs_size S, num_actions K, num_parameters Z, hidden width. bounded: states are squashed into [-1, 1] by tanh; reward: linear,
 
     or "unit", squashed into [0, 1]; two_rewards: steps that end have a reward network of their own; code: how k is shown; shared:
-    with `masking`, all actions share the second hidden layer; state_only: the networks that do not see the action (STATE_ONLY).
+    with `masking`, all actions share the second hidden layer; state_only: the networks that do not see the action (STATE_ONLY);
+    residual: the change of the state is predicted, not the state.
     """
 
     obs_size: int
@@ -52,6 +53,7 @@ class Spec(NamedTuple):
     code: str = "one-hot"
     shared: bool = False
     state_only: str = "none"
+    residual: bool = False
 
     def seen_by(self, name: str) -> Spec:
         """The sizes for one network: with no action where it reads the state alone."""
@@ -167,7 +169,7 @@ def _reward(spec: Spec, y: jax.Array) -> jax.Array:
 def next_state(params: Any, spec: Spec, obs: jax.Array, k: jax.Array, z: jax.Array, noise: jax.Array | None) -> jax.Array:
     """The predicted next state [..., S], drawn with unit normal `noise` [..., S], or the mean where noise is None."""
     y = _draw(*apply_head(params["dynamics"], spec, obs, k, z, noise is not None), noise)
-    return jnp.tanh(y) if spec.bounded else y
+    return jnp.tanh(y) if spec.bounded else obs + y if spec.residual else y
 
 
 def outcome(params: Any, spec: Spec, next_obs: jax.Array, k: jax.Array, z: jax.Array, noise: jax.Array | None) -> Prediction:

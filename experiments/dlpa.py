@@ -48,12 +48,13 @@ AUTHORS_CURVE = {"steps": [0, 250, 500, 750, 1000], "return": [0.292, 0.418, 0.9
 SUFFIX = {"definition": "", "authors": "_authors"}
 GROUNDED = {"lr": 1e-3, "state_weight": 1000.0}
 RATES: dict[str, dict[str, float]] = {"explored": {**GROUNDED, "epsilon": 0.1}, "grounded": GROUNDED, "authors": {}}
+OURS_MOVE = {"state_only": "outcomes", "residual": True}
 OURS: dict[str, dict[str, Any]] = {  # changes that go with explored: Hyper's, or Config's
     "platform": {"state_weight": 20.0},  # rewards are at most 1 there
-    "hard-move-4": {"state_only": "outcomes"},
-    "hard-move-6": {"state_only": "outcomes"},
-    "hard-move-8": {"state_only": "outcomes", "code": "bits"},  # 256 actions, each seen ten times in 2,500 steps
-    "hard-move-10": {"state_only": "outcomes", "code": "bits"},
+    "hard-move-4": OURS_MOVE,
+    "hard-move-6": OURS_MOVE,
+    "hard-move-8": {**OURS_MOVE, "code": "bits"},  # 256 actions, each seen ten times in 2,500 steps
+    "hard-move-10": {**OURS_MOVE, "code": "bits"},
 }
 KINDS = [mode + rates + preset for mode in SUFFIX.values() for rates in ("", "_grounded", "_explored") for preset in ("", "_gpu")]
 REFERENCE_EPISODES = 1000

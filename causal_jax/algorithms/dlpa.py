@@ -49,6 +49,8 @@ class Config:
     """Masking's second hidden layer is as wide as the first (the authors' first commit), not K times (their last)."""
     bounded: bool = True
     """Predicted states are squashed into [-1, 1]; for environments whose observations stay there."""
+    residual: bool = False
+    """The change of the state is predicted, which holds where data are few; the authors predict the state. Not for bounded states."""
     reward: str = option("unit", choices=world_models.REWARDS)
     """Predicted rewards: linear, or squashed into [0, 1] (unit)."""
     reward_nets: int = option(1, low=1, high=2)
@@ -167,7 +169,7 @@ def model_spec(env: Env, env_params: Any, config: Config) -> Spec:
         raise UserError(f"env = {type(env).__name__}: dlpa needs hybrid actions (a choice with parameters), such as platform's")
     return Spec(
         spaces.flat_size(env.observation_space(env_params)), space.n, space.num_parameters, config.structure, config.width,
-        config.bounded, config.reward, config.reward_nets == 2, config.code, config.shared, config.state_only,
+        config.bounded, config.reward, config.reward_nets == 2, config.code, config.shared, config.state_only, config.residual,
     )  # fmt: skip
 
 
@@ -244,6 +246,8 @@ def _check(config: Config) -> None:
         raise UserError(f"episode_steps = {config.episode_steps}: must be more than the steps of a training window, {horizon}")
     if config.shared and config.structure != "masking":
         raise UserError(f"shared = True: only for structure = masking, not {config.structure}")
+    if config.residual and config.bounded:
+        raise UserError("residual = True: only for bounded = False, not True")
     if config.capacity <= config.random_episodes:
         raise UserError(f"capacity = {config.capacity}: must be more than random_episodes = {config.random_episodes}")
 

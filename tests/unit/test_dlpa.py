@@ -23,6 +23,7 @@ TINY = dlpa.Config(
         ({"num_elites": 17}, "num_elites = 17: must be at most num_samples = 16"),
         ({"horizon": 4}, "episode_steps = 4: must be more than the steps of a training window, 4"),
         ({"capacity": 3}, "capacity = 3: must be more than random_episodes = 3"),
+        ({"residual": True}, "residual = True: only for bounded = False"),
         ({"structure": "deep"}, "structure = 'deep'"),
     ],
 )

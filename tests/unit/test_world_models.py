@@ -114,6 +114,14 @@ def test_outcomes_of_the_state_alone(structure: str, state_only: str, blind: str
         assert same == [False, "e" in blind, "r" in blind, "r" in blind]
 
 
+def test_a_residual_model_predicts_the_change() -> None:
+    plain = CATCH._replace(residual=False)
+    params, obs, action = wm.init(KEY, plain), jnp.full((2, 6), 7.0), (jnp.asarray([0, 1]), jnp.ones((2, 1)))
+    for noise in (None, jnp.ones((2, 6))):
+        change = wm.next_state(params, plain, obs, *action, noise)
+        np.testing.assert_allclose(wm.next_state(params, plain._replace(residual=True), obs, *action, noise), 7.0 + change, rtol=1e-6)
+
+
 def test_draws_differ_and_means_do_not() -> None:
     params, plans = wm.init(KEY, PLATFORM), (jnp.zeros((50, 4), jnp.int32), jnp.zeros((50, 4, 1)))
     spread = [float(jnp.std(wm.returns(params, PLATFORM, key, jnp.zeros(9), plans, jnp.asarray(0.99)))) for key in (KEY, None)]
