@@ -154,7 +154,8 @@ def apply_head(params: Params, spec: Spec, obs: jax.Array, k: jax.Array, z: jax.
     out = out.reshape(*out.shape[:-1], len(ends), -1)
     if spec.structure == "masking":
         out = out.reshape(*out.shape[:-1], spec.num_actions, -1)
-        out = jnp.take_along_axis(out, k[..., None, None, None], axis=-2)[..., 0, :]
+        chosen = (k[..., None] == jnp.arange(spec.num_actions))[..., None, :, None]
+        out = jnp.sum(jnp.where(chosen, out, 0.0), axis=-2)  # for the few actions it is meant for; a gather costs more under vmap
     return out[..., 0, :], jnp.clip(out[..., 1, :], -20.0, 2.0) if with_std else None
 
 
@@ -186,33 +187,72 @@ def outcome(params: Any, spec: Spec, next_obs: jax.Array, k: jax.Array, z: jax.A
 
 def returns(
     params: Any, spec: Spec, key: Key | None, obs: jax.Array, plans: tuple[jax.Array, jax.Array], gamma: jax.Array,
-    value: Callable[[jax.Array], jax.Array] | None = None,
+    value: Callable[[jax.Array], jax.Array] | None = None, block: int = 0,
 ) -> jax.Array:  # fmt: skip
     """Discounted return [P] of plans (k [P, H], z [P, H, Z]) imagined from obs [S].
 
     value: obs [P, S] -> [P], what comes after the H steps is worth; None: nothing, as the authors have it.
     A plan ends where the model says so: after a step whose logits say "ends", which pays the last reward. key: the model's draws are
     used, or its means where it is None; consumed. A return that is not a number counts 0. Source: authors' DLPA.py, estimate_value.
+    block: 0: every plan is imagined to its last step, ended or not. Else: before each step those that go on are moved together, and only
+    blocks of so many rows that hold one of them are computed; the same numbers for less work where plans end early.
     """
-    k, z = plans
-    count, horizon = k.shape
+    count, horizon = plans[0].shape
+    block = min(block, count)
+    size = -(-count // block) * block if block else count  # whole blocks
     noise = None if key is None else standard_normal(key, (horizon, count, spec.num_outputs))
+    inputs = jax.tree.map(
+        lambda x: jnp.pad(x, ((0, 0), (0, size - count), *((0, 0),) * (x.ndim - 2))),
+        (plans[0].T, jnp.swapaxes(plans[1], 0, 1), noise),
+    )
 
-    def body(carry: Any, inputs: Any) -> tuple[Any, None]:
-        obs, alive, total, discount = carry
-        k, z, noise = inputs
-        size = spec.obs_size
-        obs = next_state(params, spec, obs, k, z, None if noise is None else noise[:, :size])
-        step = outcome(params, spec, obs, k, z, None if noise is None else noise[:, size:])
+    def ahead(obs: jax.Array, alive: jax.Array, k: jax.Array, z: jax.Array, noise: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """One step of some plans: (obs, alive, what the step paid)."""
+        split = spec.obs_size
+        obs = next_state(params, spec, obs, k, z, None if noise is None else noise[:, :split])
+        step = outcome(params, spec, obs, k, z, None if noise is None else noise[:, split:])
         going = step.logits[:, 1] > step.logits[:, 0]
-        total = total + discount * alive * jnp.where(going, step.reward, step.last_reward)
-        return (obs, alive * going, total, discount * gamma), None
+        return obs, alive & going, jnp.where(alive, jnp.where(going, step.reward, step.last_reward), 0.0)
 
-    start = (jnp.broadcast_to(obs, (count, spec.obs_size)), jnp.ones(count), jnp.zeros(count), jnp.ones(()))
-    (last, alive, total, discount), _ = jax.lax.scan(body, start, (k.T, jnp.swapaxes(z, 0, 1), noise))
+    def together(carry: Any, inputs: Any) -> tuple[Any, None]:
+        rows, total, discount = carry
+        obs, alive, paid = ahead(*rows, *inputs)
+        return ((obs, alive), total + discount * paid, discount * gamma), None
+
+    def by_blocks(carry: Any, inputs: Any) -> tuple[Any, None]:
+        (obs, alive), total, order, discount = carry
+        first, num = _true_first(alive)
+        obs, total, order = obs[first], total[first], order[first]
+        inputs = jax.tree.map(lambda x: x[order], inputs)
+
+        def one(i: jax.Array, found: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            def cut(x: jax.Array) -> jax.Array:
+                return jax.lax.dynamic_slice_in_dim(x, i * block, block)
+
+            new = ahead(*map(cut, found[:2]), *jax.tree.map(cut, inputs))
+            new = (*new[:2], cut(found[2]) + discount * new[2])
+            return tuple(jax.lax.dynamic_update_slice_in_dim(x, y, i * block, 0) for x, y in zip(found, new, strict=True))
+
+        obs, alive, total = jax.lax.fori_loop(0, -(-num // block), one, (obs, jnp.arange(size) < num, total))
+        return ((obs, alive), total, order, discount * gamma), None
+
+    rows = (jnp.broadcast_to(obs, (size, spec.obs_size)), jnp.arange(size) < count)
+    nothing, one, order = jnp.zeros(size), jnp.ones(()), jnp.arange(size)
+    if block:
+        ((last, alive), total, order, discount), _ = jax.lax.scan(by_blocks, (rows, nothing, order, one), inputs)
+    else:
+        ((last, alive), total, discount), _ = jax.lax.scan(together, (rows, nothing, one), inputs)
     if value is not None:
         total = total + discount * alive * value(last)
+    total = nothing.at[order].set(total, unique_indices=True)[:count] if block else total
     return jnp.where(jnp.isnan(total), 0.0, total)
+
+
+def _true_first(mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(the order [P] that puts what is True first and otherwise changes nothing, how many are True)."""
+    num = jnp.sum(mask)
+    place = jnp.where(mask, jnp.cumsum(mask) - 1, num + jnp.cumsum(~mask) - 1)
+    return jnp.zeros_like(place).at[place].set(jnp.arange(mask.size, dtype=place.dtype), unique_indices=True), num
 
 
 def unroll(params: Any, spec: Spec, key: Key | None, window: Window) -> Prediction:

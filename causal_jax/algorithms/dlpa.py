@@ -73,6 +73,9 @@ class Config:
     """Plans that the next distribution is fitted to."""
     plan_iterations: int = option(6, low=1)
     """Iterations of the planner."""
+    block: int = option(250, low=0)
+    """Plans that are imagined together: those that the model has ended are left out by so many at a time. 0: all in one, ended or not,
+    which suits a GPU. Same numbers."""
     least_std: float = option(0.0, low=0.0)
     """Floor of a fitted deviation of the planner, in units of z; the authors have none."""
     terminal_value: bool = False
@@ -190,11 +193,12 @@ def value_network(spec: Spec) -> Network:
 def imagined(spec: Spec, config: Config = Config()) -> Callable[..., jax.Array]:
     """What the learned model says plans are worth, for `planner`: world_models.returns."""
     if not config.terminal_value:
-        return lambda params, key, obs, plans, gamma: world_models.returns(params, spec, key, obs, plans, gamma)
+        return lambda params, key, obs, plans, gamma: world_models.returns(params, spec, key, obs, plans, gamma, block=config.block)
     network = value_network(spec)
 
     def returns(params: Params, key: Key | None, obs: jax.Array, plans: Any, gamma: jax.Array) -> jax.Array:
-        return world_models.returns(params, spec, key, obs, plans, gamma, lambda obs: network.apply(params["value"], obs)[..., 0])
+        values = lambda obs: network.apply(params["value"], obs)[..., 0]  # noqa: E731
+        return world_models.returns(params, spec, key, obs, plans, gamma, values, config.block)
 
     return returns
 

@@ -178,3 +178,29 @@ def test_rewards_and_ends_teach_the_dynamics_too() -> None:
     for name in ("reward", "going"):
         grads = jax.jit(jax.grad(term), static_argnums=1)(params, name)
         assert float(jnp.abs(grads["dynamics"]["second"]["kernel"]).max()) > 0.0
+
+
+@pytest.mark.parametrize("block", [4, 16, 37, 64])
+@pytest.mark.parametrize("members", [0, 2])
+def test_leaving_out_plans_that_have_ended_changes_no_number(block: int, members: int) -> None:
+    """The same returns by blocks as all at once, for plans that end at different steps, under vmap too; 37 plans fill no block of 16."""
+    spec = wm.Spec(3, 3, 1, "masking", 8, reward="linear", two_rewards=True)
+    keys = jax.random.split(jax.random.key(0), max(members, 1))
+    params = jax.vmap(lambda key: wm.init(key, spec))(keys)
+    key_k, key_z = jax.random.split(jax.random.key(1))
+    plans = jax.random.randint(key_k, (37, 5), 0, 3), jax.random.uniform(key_z, (37, 5, 1), minval=-1.0)
+
+    def value(obs: jax.Array) -> jax.Array:
+        return 10.0 + obs[:, 0]
+
+    def returns(params: wm.Params, key: jax.Array, block: int) -> jax.Array:
+        return wm.returns(params, spec, key, jnp.ones(3), plans, jnp.float32(0.9), value, block)
+
+    if members:
+        whole, blocks = (jax.vmap(lambda p, key, b=b: returns(p, key, b))(params, keys) for b in (0, block))
+    else:
+        one = jax.tree.map(lambda x: x[0], params)
+        whole, blocks = (returns(one, keys[0], b) for b in (0, block))
+    worth_the_value = whole > 5.0  # those that are alive at the end: 10 * 0.9**5
+    assert 0 < jnp.sum(worth_the_value) < whole.size
+    np.testing.assert_allclose(blocks, whole, rtol=1e-5, atol=1e-5)
