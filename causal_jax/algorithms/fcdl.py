@@ -31,6 +31,7 @@ from causal_jax.types import Action, Algorithm, Env, Key, Metrics, Obs, UserErro
 
 ADJACENCY = {"fcdl": "codebook", "ncd": "sampled", "modular": "full", "oracle-graph": "global", "oracle-local": "given"}
 MODELS = (*ADJACENCY, "mlp", "gnn", "cdl", "nps", "grader")
+ORDERED = ("fcdl", "ncd", "grader")  # unless learn_upper, these are given the order of the variables
 CMI_ROWS = 256
 EVALUATION_MODES = ("greedy",)  # planning has no other policy worth the price
 
@@ -148,9 +149,12 @@ def worlds(env: Any, env_params: Any) -> dict[str, Any]:
 def dynamics_model(env: Any, config: Config) -> Model:
     """The model that a config names, for a factored environment. Raises: UserError for a field out of range."""
     factors: Factors = env.factors
+    if config.model in ORDERED and not (factors.ordered or config.learn_upper):
+        raise UserError(f"learn_upper = False: must be True for {type(env).__name__}, whose variables have no order")
+    sizes = {name: value for name, value in factors._asdict().items() if name != "ordered"}
     label = config.model == "ncd" if config.label == "auto" else config.label == "yes"
     spec = predictors.Spec(
-        **factors._asdict(), width=config.width, num_hidden=config.num_hidden, adjacency=ADJACENCY.get(config.model, "full"), label=label,
+        **sizes, width=config.width, num_hidden=config.num_hidden, adjacency=ADJACENCY.get(config.model, "full"), label=label,
         encoder_hidden=(config.width,) * 2 if config.model == "ncd" else (config.width, max(config.width // 2, 1)),
         num_codes=config.num_codes, code_dim=config.code_dim, contexts=config.contexts, ema=config.ema, learn_std=config.learn_std,
         learn_upper=config.learn_upper, learn_action=config.learn_action, table_rows=config.table_rows,
@@ -163,7 +167,7 @@ def dynamics_model(env: Any, config: Config) -> Model:
         return nps.build(spec, 20 if spec.discrete else 15)
     if config.model in ("cdl", "grader"):
         return cdl.build(spec) if config.model == "cdl" else grader.build(spec)
-    return dynamics.build(spec, env.local_graph)
+    return dynamics.build(spec, env.local_graph, env.global_graph)
 
 
 def planner(env: Any, model: Model, config: Config, space: Any) -> Any:

@@ -263,6 +263,12 @@ class Chemical(Environment):
         """N one-hot variables of C choices, one action; see `Factors` for this and the methods below."""
         return Factors(self.num_objects, self.num_colours, 1, self.num_objects * self.num_colours, discrete=True)
 
+    @property
+    def global_graph(self) -> np.ndarray:
+        """bool [N, N + 1]: every object depends on all before it, on itself and on the action."""
+        parents = graphs(self.rule, self.num_objects)[0] | np.eye(self.num_objects, dtype=bool)
+        return np.concatenate([parents, np.ones((self.num_objects, 1), bool)], axis=1)
+
     def features(self, obs: jax.Array) -> jax.Array:
         """The colours as seen, [N, C]."""
         return self.read(obs).features

@@ -156,6 +156,36 @@ def test_measures_of_a_perfect_graph_and_of_rows(world: Any) -> None:
     assert not np.asarray(batch.target)[np.asarray(real), 0, 0].any()
 
 
+def test_the_oracle_of_the_global_graph_has_every_true_edge(world: Any) -> None:
+    """Chemical: everything before a variable, itself and the action. Magnetic has no order: both objects' colours and places move the ball."""
+    for env in (world[0], make("chemical-full-chain", num_objects=5)[0]):
+        n = env.num_objects
+        np.testing.assert_array_equal(env.global_graph, np.hstack([np.tril(np.ones((n, n), bool)), np.ones((n, 1), bool)]))
+    magnetic, params = make("magnetic", physics="closed")
+    edges = [(i, i) for i in range(11)] + [(ball, source) for ball in (2, 3) for source in range(8)] + [(8 + k, 11 + k) for k in range(3)]
+    everywhere = np.zeros((11, 14), bool)
+    everywhere[tuple(np.transpose(edges))] = True
+    np.testing.assert_array_equal(magnetic.global_graph, everywhere)
+    for env in (world[0], magnetic):
+        model = fcdl.dynamics_model(env, fcdl.Config(model="oracle-graph", width=4))
+        net, state = model.init(jax.random.key(0))
+        obs = env.features(env.reset(jax.random.key(1), env.default_params)[0])[None]
+        action = env.action_space(env.default_params).sample(jax.random.key(2))
+        action = action[None] if model.spec.discrete else action[None, :, None]
+        step, _ = model.step(net, model.prepare(net), state, obs, action, None)
+        np.testing.assert_array_equal(step.edges[0] > 0.5, env.global_graph)
+    with pytest.raises(UserError, match=r"everywhere = an array \(3, 3\): must be \(4, 5\)"):
+        fcdl.dynamics.build(fcdl.predictors.Spec(4, 3, 1, 12, adjacency="global"), everywhere=np.ones((3, 3), bool))
+
+
+@pytest.mark.parametrize("model", ["fcdl", "ncd", "grader"])
+def test_no_order_is_made_up_where_there_is_none(model: str) -> None:
+    env, params = make("magnetic", physics="closed")
+    with pytest.raises(UserError, match="learn_upper = False: must be True for Magnetic, whose variables have no order"):
+        fcdl.build(env, params, fcdl.Config(model=model))
+    fcdl.build(env, params, fcdl.Config(model=model, learn_upper=True))
+
+
 @pytest.mark.parametrize(
     ("fields", "word"),
     [
