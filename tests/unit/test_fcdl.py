@@ -178,6 +178,64 @@ def test_the_oracle_of_the_global_graph_has_every_true_edge(world: Any) -> None:
         fcdl.dynamics.build(fcdl.predictors.Spec(4, 3, 1, 12, adjacency="global"), everywhere=np.ones((3, 3), bool))
 
 
+def stub(env: Any, config: fcdl.Config, step: Any) -> fcdl.dynamics.Model:
+    """A model of which only the step is real: step(obs [B, N, C]) -> Step."""
+    spec = fcdl.dynamics_model(env, config).spec
+    return fcdl.dynamics.Model(spec, lambda key: ({}, None), lambda params, obs=None: None, lambda p, r, s, obs, a, n: (step(obs), s))
+
+
+def test_measures_of_an_imperfect_graph(world: Any) -> None:
+    """Edges 1 <- 0, 2 <- 1 and, against the order, 0 <- 3. Fork of 4: 3 true edges in context 0, of which 1 is found, else 6, 2 found."""
+    env, params = world
+    config = fcdl.Config(model="cdl", schedule="offline", **SMALL)
+    state = fcdl.build(env, params, config).init(jax.random.key(0), hyper(), fcdl.Task(params))
+    edges = jnp.zeros((4, 5)).at[[1, 2, 0], [0, 1, 3]].set(1.0) + jnp.eye(4, 5)
+
+    def step(obs: jax.Array) -> Any:
+        return fcdl.dynamics.Step(obs, edges=jnp.broadcast_to(edges, (obs.shape[0], 4, 5)))
+
+    model, fit = stub(env, config, step), fitting.Fit({}, None, None, jnp.zeros(()))
+    found = measures.in_distribution(jax.random.key(1), env, model, fit, state.buffer, 1)
+    found |= measures.in_test_worlds(jax.random.key(2), env, model, fit, state.buffer, params)
+    for name, f1, shd in (("local", 2 / 6, 4.0), ("global", 4 / 9, 5.0), ("n2", 2 / 6, 4.0)):
+        np.testing.assert_allclose(found[f"f1_{name}"], f1, rtol=1e-6)
+        assert float(found[f"shd_{name}"]) == shd
+    assert not {"graph_kept_n2", "code_kept_n2"} & set(found)  # it has no code, and infers no graph
+
+
+def test_edges_that_count_in_magnetic() -> None:
+    """Those of the action are not all there, so they count: the global graph has 14 + 3 edges, the local one 6 + 3 of them."""
+    env, _ = make("magnetic", physics="closed")
+    spec = fcdl.dynamics_model(env, fcdl.Config(model="modular")).spec
+    assert measures.counted_edges(env, spec).sum() == 11 * 10 + 33
+    local = env.local_graph(jnp.zeros((11, 1)), jnp.zeros((3, 1)))
+    step = fcdl.dynamics.Step(jnp.zeros(()), edges=jnp.asarray(env.global_graph, jnp.float32)[None])
+    found = measures.agreement(env, fcdl.dynamics.Model(spec, None, None, None), step, local[None])  # type: ignore[arg-type]
+    np.testing.assert_allclose(found["f1"], [18 / 26], rtol=1e-6)
+    assert found["shd"].tolist() == [8.0]
+
+
+def test_what_the_noise_leaves_of_codes_and_graphs(world: Any) -> None:
+    """The code is the colour of object 1, edge 3 <- 2 is there for colour 0 of object 2; noise of scale 0 hides both, as if of colour 0."""
+    env, params = world
+    config = fcdl.Config(model="fcdl", schedule="offline", **SMALL)
+    state = fcdl.build(env, params, config).init(jax.random.key(0), hyper(), fcdl.Task(params))
+
+    def step(obs: jax.Array) -> Any:
+        edges = jnp.zeros((obs.shape[0], 4, 5)).at[:, 3, 2].set(jnp.argmax(obs[:, 2], -1) == 0)
+        return fcdl.dynamics.Step(obs, edges=edges, code=jnp.argmax(obs[:, 1], -1))
+
+    model, fit, key = stub(env, config, step), fitting.Fit({}, None, None, jnp.zeros(())), jax.random.key(1)
+    worlds = {"here": params, "hidden": params.replace(level=jnp.asarray(2), noise_scale=jnp.asarray(0.0))}
+    found = measures.in_worlds(key, env, model, fit, state.buffer, worlds)
+    batch, real = measures.rows_of_tests(jax.random.split(key)[0], env, model, state.buffer)
+    zero = np.argmax(np.asarray(batch.obs), -1)[np.asarray(real)] == 0
+    assert float(found["code_kept_here"]) == float(found["graph_kept_here"]) == 1.0
+    for name, node in (("code", 1), ("graph", 2)):
+        assert 0.1 < zero[:, node].mean() < 0.9
+        np.testing.assert_allclose(found[f"{name}_kept_hidden"], zero[:, node].mean(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("model", ["fcdl", "ncd", "grader"])
 def test_no_order_is_made_up_where_there_is_none(model: str) -> None:
     env, params = make("magnetic", physics="closed")
