@@ -159,13 +159,14 @@ def summary(folder: Path) -> dict[str, Any]:
         steps, values = run.curve(quantity)
         if not np.all(np.isfinite(values[:, -1])):
             continue
-        last3 = values[:, -3:].mean(axis=1)
         final[name] = {
             "estimate": [round(float(x), 4) for x in statistics.bootstrap_interval(values[:, -1])],
             "members": np.round(values[:, -1], 4).tolist(),
-            "last3": round(float(last3.mean()), 4),
             "best": round(float(np.nanmax(values.mean(axis=0))), 4),
         }
+        trained = values[:, np.asarray(steps) > 0]  # the first evaluation may be that of the fresh model
+        if trained.shape[1] >= 3:
+            final[name]["last3"] = round(float(trained[:, -3:].mean()), 4)
         curves[name] = np.round(np.nanmean(values, axis=0), 4).tolist()
     return {"final": final, "curves": {"steps": np.asarray(steps).tolist(), **curves}, "seconds": run.info.get("seconds")}
 
