@@ -105,7 +105,7 @@ def check(spec: Spec) -> None:
     if spec.contexts != "vq" and not spec.ema:
         raise UserError(f"ema = False: must be True for contexts = {spec.contexts!r}, whose codes have no gradient")
     if spec.contexts == "tree" and not spec.discrete:
-        raise UserError("discrete = False: must be True for contexts = 'tree'")
+        raise UserError("contexts = 'tree': must be vq or kmeans for continuous variables")
     if spec.contexts == "tree" and (spec.num_codes < 2 or spec.num_codes & (spec.num_codes - 1)):
         raise UserError(f"num_codes = {spec.num_codes}: must be a power of two for contexts = 'tree'")
     for name in ("encoder_hidden", "decoder_hidden"):

@@ -157,7 +157,7 @@ def test_measures_of_a_perfect_graph_and_of_rows(world: Any) -> None:
 
 
 def test_the_oracle_of_the_global_graph_has_every_true_edge(world: Any) -> None:
-    """Chemical: everything before a variable, itself and the action. Magnetic has no order: both objects' colours and places move the ball."""
+    """Chemical: everything before a variable, itself and the action. Magnetic: colours and places of both objects move the ball."""
     for env in (world[0], make("chemical-full-chain", num_objects=5)[0]):
         n = env.num_objects
         np.testing.assert_array_equal(env.global_graph, np.hstack([np.tril(np.ones((n, n), bool)), np.ones((n, 1), bool)]))
@@ -249,16 +249,41 @@ def test_no_order_is_made_up_where_there_is_none(model: str) -> None:
     [
         ({"num_elites": 13}, "num_elites = 13: must be at most num_candidates = 12"),
         ({"num_envs": 7}, "num_envs = 7: must be a multiple of 10"),
+        ({"num_envs": 5, "init_steps": 6, "schedule": "offline"}, "init_steps = 6: must be at least 7 with num_envs = 5, for 10 episodes"),
         ({"capacity": 10}, "capacity = 10: must be a multiple of 10 and at least 20"),
         ({"num_steps": 25}, "num_steps = 25: must be 6"),
         ({"horizon": 7}, "horizon = 7: must be at most 6"),
-        ({"model": "mlp", "sparsity": "target"}, "sparsity = 'target': must be one of mean, sum for mlp"),
+        ({"model": "mlp", "sparsity": "target"}, "sparsity = 'target': must be mean for mlp; only fcdl, ncd can have another"),
+        ({"model": "mlp", "sparsity": "sum"}, "sparsity = 'sum': must be mean for mlp; only fcdl, ncd can have another"),
+        ({"model": "mlp", "label": "yes"}, "label = 'yes': must be auto or no for mlp"),
+        ({"model": "ncd", "contexts": "tree", "num_codes": 5}, "contexts = 'tree': must be vq for ncd; only fcdl can have another"),
+        ({"model": "ncd", "ema": False}, "ema = False: must be True for ncd; only fcdl can have another"),
+        ({"model": "oracle-graph", "learn_upper": True}, "learn_upper = True: must be False for oracle-graph"),
+        ({"model": "cdl", "learn_upper": True}, "learn_upper = True: must be False for cdl; only fcdl, ncd, grader can have another"),
+        ({"model": "grader", "learn_action": True}, "learn_action = True: must be False for grader"),
+        ({"num_rules": 3}, "num_rules = 3: must be 0 for fcdl; only nps can have another"),
+        ({"learn_std": True}, "learn_std = True: must be False for Chemical, whose variables are discrete"),
         ({"model": "fcd"}, "model = 'fcd': must be one of"),
     ],
 )
 def test_bad_fields_are_named(world: Any, fields: dict[str, Any], word: str) -> None:
     with pytest.raises(UserError, match=word):
         fcdl.build(*world, dataclasses.replace(fcdl.Config(**SMALL), **fields))
+
+
+def test_what_may_be_asked_of_every_model(world: Any) -> None:
+    """No label is what they have, and NPS has as many rules as it is told, or those published."""
+    for model in fcdl.MODELS:
+        fcdl.build(*world, fcdl.Config(model=model, label="no", **SMALL))
+    for env, rules, expected in ((world[0], 0, 20), (world[0], 3, 3), (make("magnetic", physics="closed")[0], 0, 15)):
+        model = fcdl.dynamics_model(env, fcdl.Config(model="nps", num_rules=rules, width=4))
+        assert jax.eval_shape(model.init, jax.random.key(0))[0]["embed"].shape == (expected, 4)
+
+
+def test_a_tree_asks_discrete_variables_only() -> None:
+    env, params = make("magnetic", physics="closed")
+    with pytest.raises(UserError, match="contexts = 'tree': must be vq or kmeans for continuous variables"):
+        fcdl.build(env, params, fcdl.Config(contexts="tree", learn_upper=True))
 
 
 def test_an_environment_without_factors_is_refused() -> None:
