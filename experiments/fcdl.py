@@ -108,9 +108,10 @@ def settings_of(
     name = METHODS.get(label, "fcdl")
     config = fcdl.Config(**{**ALGORITHMS[name].preset, **config_fields, **fields})
     iterations = options.iterations or iterations
+    kind = f"demo-{options.preset}" if options.what == "demo" else options.preset  # a demo is shorter: no study may take it for its own
     settings = Settings(
         algorithm=name, env=env, members=options.members, steps=iterations * config.num_envs, evaluations=options.evaluations,
-        eval_episodes=options.episodes, name=f"{env}-{options.preset}-{label.lower()}", folder=options.folder,
+        eval_episodes=options.episodes, name=f"{env}-{kind}-{label.lower()}", folder=options.folder,
     )  # fmt: skip
     return settings, config, fcdl.Hyper(**{**hyper_fields, **(rates or {})})
 
