@@ -46,6 +46,12 @@ PUBLISHED: dict[str, dict[str, dict[str, tuple[float, float]]]] = {  # V1 tables
                 "accuracy_id": (88.31, 1.58), "accuracy_n2": (31.11, 1.69), "accuracy_n4": (30.44, 2.28), "accuracy_n6": (32.39, 1.76)},
         "Modular": {"return": (18.55, 1.00), "return-n2": (6.05, 0.70), "return-n4": (5.65, 0.50), "return-n6": (6.43, 1.00),
                     "accuracy_id": (89.24, 1.52), "accuracy_n2": (26.53, 3.45), "accuracy_n4": (24.73, 5.61), "accuracy_n6": (26.73, 8.31)},
+        "GNN": {"return": (18.60, 1.19), "return-n2": (6.61, 0.92), "return-n4": (6.15, 0.74), "return-n6": (6.95, 0.78),
+                "accuracy_id": (88.81, 1.44), "accuracy_n2": (36.29, 3.45), "accuracy_n4": (25.80, 3.48), "accuracy_n6": (21.58, 3.44)},
+        "NPS": {"return": (7.71, 1.22), "return-n2": (5.82, 0.83), "return-n4": (5.75, 0.57), "return-n6": (5.54, 0.80),
+                "accuracy_id": (58.34, 2.08), "accuracy_n2": (40.56, 4.61), "accuracy_n4": (26.81, 4.37), "accuracy_n6": (23.02, 4.27)},
+        "GRADER": {"return": (18.65, 0.98), "return-n2": (9.27, 1.31), "return-n4": (8.79, 0.65), "return-n6": (10.61, 1.31),
+                   "accuracy_id": (87.75, 1.64), "accuracy_n2": (37.93, 1.06), "accuracy_n4": (38.94, 1.63), "accuracy_n6": (45.74, 2.25)},
         "CDL": {"return": (18.95, 1.40), "return-n2": (9.37, 1.33), "return-n4": (8.23, 0.40), "return-n6": (9.50, 1.18),
                 "accuracy_id": (89.22, 1.67), "accuracy_n2": (35.59, 1.85), "accuracy_n4": (35.82, 1.40), "accuracy_n6": (42.22, 1.39)},
         "Oracle": {"return": (19.64, 1.18), "return-n2": (7.83, 0.87), "return-n4": (8.04, 0.62), "return-n6": (9.66, 0.21),
@@ -60,6 +66,12 @@ PUBLISHED: dict[str, dict[str, dict[str, tuple[float, float]]]] = {  # V1 tables
                 "accuracy_id": (84.38, 1.31), "accuracy_n2": (28.66, 3.65), "accuracy_n4": (26.52, 4.26), "accuracy_n6": (24.15, 4.17)},
         "Modular": {"return": (17.37, 1.63), "return-n2": (6.61, 0.63), "return-n4": (7.01, 0.55), "return-n6": (7.04, 1.07),
                     "accuracy_id": (85.92, 1.15), "accuracy_n2": (25.24, 4.68), "accuracy_n4": (24.94, 4.81), "accuracy_n6": (25.09, 5.91)},
+        "GNN": {"return": (16.97, 1.85), "return-n2": (6.89, 0.28), "return-n4": (6.38, 0.28), "return-n6": (6.56, 0.53),
+                "accuracy_id": (85.41, 1.84), "accuracy_n2": (29.22, 3.39), "accuracy_n4": (23.28, 4.98), "accuracy_n6": (20.53, 6.96)},
+        "NPS": {"return": (8.20, 0.54), "return-n2": (6.92, 1.03), "return-n4": (6.88, 0.79), "return-n6": (6.80, 0.39),
+                "accuracy_id": (58.48, 2.81), "accuracy_n2": (38.73, 2.63), "accuracy_n4": (27.69, 4.28), "accuracy_n6": (24.45, 3.84)},
+        "GRADER": {"return": (17.71, 0.54), "return-n2": (8.69, 0.56), "return-n4": (8.75, 0.80), "return-n6": (10.14, 0.33),
+                   "accuracy_id": (84.24, 1.22), "accuracy_n2": (36.82, 3.12), "accuracy_n4": (37.41, 2.84), "accuracy_n6": (43.48, 4.14)},
         "CDL": {"return": (17.95, 0.83), "return-n2": (8.71, 0.55), "return-n4": (8.65, 0.38), "return-n6": (10.23, 0.50),
                 "accuracy_id": (86.85, 1.47), "accuracy_n2": (34.90, 1.59), "accuracy_n4": (36.52, 1.72), "accuracy_n6": (42.06, 1.29)},
         "Oracle": {"return": (17.79, 0.76), "return-n2": (8.47, 0.69), "return-n4": (8.85, 0.78), "return-n6": (10.29, 0.37),
@@ -108,9 +120,10 @@ def settings_of(
     name = METHODS.get(label, "fcdl")
     config = fcdl.Config(**{**ALGORITHMS[name].preset, **config_fields, **fields})
     iterations = options.iterations or iterations
+    kind = f"demo-{options.preset}" if options.what == "demo" else options.preset  # a demo is shorter: no study may take it for its own
     settings = Settings(
         algorithm=name, env=env, members=options.members, steps=iterations * config.num_envs, evaluations=options.evaluations,
-        eval_episodes=options.episodes, name=f"{env}-{options.preset}-{label.lower()}", folder=options.folder,
+        eval_episodes=options.episodes, name=f"{env}-{kind}-{label.lower()}", folder=options.folder,
     )  # fmt: skip
     return settings, config, fcdl.Hyper(**{**hyper_fields, **(rates or {})})
 
@@ -159,13 +172,14 @@ def summary(folder: Path) -> dict[str, Any]:
         steps, values = run.curve(quantity)
         if not np.all(np.isfinite(values[:, -1])):
             continue
-        last3 = values[:, -3:].mean(axis=1)
         final[name] = {
             "estimate": [round(float(x), 4) for x in statistics.bootstrap_interval(values[:, -1])],
             "members": np.round(values[:, -1], 4).tolist(),
-            "last3": round(float(last3.mean()), 4),
             "best": round(float(np.nanmax(values.mean(axis=0))), 4),
         }
+        trained = values[:, np.asarray(steps) > 0]  # the first evaluation may be that of the fresh model
+        if trained.shape[1] >= 3:
+            final[name]["last3"] = round(float(trained[:, -3:].mean()), 4)
         curves[name] = np.round(np.nanmean(values, axis=0), 4).tolist()
     return {"final": final, "curves": {"steps": np.asarray(steps).tolist(), **curves}, "seconds": run.info.get("seconds")}
 
@@ -190,12 +204,13 @@ def study(options: Options) -> None:
 COLUMNS = {
     "return": ("train", 1), "return-n2": ("n=2", 1), "return-n4": ("n=4", 1), "return-n6": ("n=6", 1),
     "accuracy_id": ("ID acc. %", 100), "accuracy_n2": ("n=2 %", 100), "accuracy_n4": ("n=4 %", 100), "accuracy_n6": ("n=6 %", 100),
-    "f1_local": ("F1 ID", 1), "f1_n2": ("F1 n=2", 1),
+    "f1_local": ("F1 ID", 1), "f1_n2": ("F1 n=2", 1), "shd_local": ("SHD ID", 1), "shd_n2": ("SHD n=2", 1),
+    "success": ("success train %", 100), "success-n2": ("success n=2 %", 100), "success-n6": ("success n=6 %", 100),
 }  # fmt: skip
 
 
 def table(path: Path) -> str:
-    """A results file as markdown: IQM [95% interval] over members, the published mean +- std in brackets under it."""
+    """A results file as markdown: IQM [95% interval] over members, the published mean +- std under it, "not run" where ours is missing."""
     results, lines = json.loads(path.read_text()), []
     for env, rows in results.items():
         lines += [
@@ -206,20 +221,19 @@ def table(path: Path) -> str:
         for name, worlds in rows["references"].items():
             cells = [f"{np.mean(worlds[column]):.1f}" if column in worlds else "" for column in COLUMNS]
             lines.append(f"| *{name.replace('_', ' ')}* | " + " | ".join(cells) + " |")
-        for label in METHODS:
-            if label not in rows:
-                continue
+        for label in dict.fromkeys((*METHODS, *PUBLISHED.get(env, {}))):
             cells, published = [], PUBLISHED.get(env, {}).get(label)
             for column, (_, scale) in COLUMNS.items():
-                known = rows[label]["final"].get(column)
+                known = rows[label]["final"].get(column) if label in rows else None
                 digits = 0 if scale == 100 else 2 if column.startswith("f1") else 1
                 cells.append(
                     "" if known is None else "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*np.multiply(known["estimate"], scale), d=digits)
                 )
-            lines.append(f"| {label} | " + " | ".join(cells) + " |")
+            if label in rows:
+                lines.append(f"| {label} | " + " | ".join(cells) + " |")
             if published:
                 cells = ["{:.1f} ± {:.1f}".format(*published[column]) if column in published else "" for column in COLUMNS]
-                lines.append(f"| {label}, published | " + " | ".join(cells) + " |")
+                lines.append(f"| {label}, published{'' if label in rows else '; not run'} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

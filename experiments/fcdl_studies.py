@@ -80,16 +80,18 @@ def train(options: Options, label: str, change: Change) -> Path:
     """One variant, or the finished run with nothing changed that is there already; returns the run folder."""
     fields, rates = change
     changed = bool(fields or rates)
-    folder = Path(options.folder) / f"{ENV}-fast-{BASE.lower()}"
-    if not changed and (folder / "results.jsonl").exists() and (run := history.load_run(folder)).info.get("seconds"):
-        if run.info["members"] < options.members:
-            raise UserError(f"members = {options.members}: {folder} has {run.info['members']}")
-        return folder
     fill = chemical.Options("chemical", members=options.members, iterations=options.iterations, episodes=options.episodes)
     fill = dataclasses.replace(fill, folder=options.folder, evaluations=10 if changed else 2)
     name = f"study-{label.replace(' ', '-').replace('=', '')}" if changed else BASE
     fields = {**fields, **(SMALL if options.small else {})}
     settings, config, hyper = chemical.settings_of(fill, ENV, name, rates, **fields)
+    folder = Path(options.folder) / settings.name
+    if not changed and (folder / "results.jsonl").exists() and (run := history.load_run(folder)).info.get("seconds"):
+        if run.info["members"] < options.members:
+            raise UserError(f"members = {options.members}: {folder} has {run.info['members']}")
+        if (steps := run.info["settings"]["steps"]) != settings.steps:
+            raise UserError(f"iterations = {options.iterations}: {folder} has {steps // config.num_envs}")
+        return folder
     small = {"env_options": ("num_objects=4", "num_colours=3")} if options.small else {}
     settings = dataclasses.replace(settings, evaluate_every=settings.evaluations if changed else 1, **small)
     return train_run(resolve(settings, config, hyper), resume=True)
@@ -199,7 +201,7 @@ def transfer(options: Options) -> None:
         row = {
             "worlds": spoilt_worlds(options, loaded),
             "budget": budget,
-            "trained": loaded.resolved.num_updates,
+            "updates": loaded.resolved.num_updates * loaded.resolved.config.num_steps,
             "command": command("fcdl_studies"),
         }
         write(path, {**read(path), label: row}, METHODS)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from causal_jax import planning, replay, spaces
-from causal_jax.causal import cdl, dynamics, fitting, grader, graphs, imagination, measures, nps, predictors, rivals
+from causal_jax.causal import cdl, dynamics, fitting, grader, imagination, measures, nps, predictors, rivals
 from causal_jax.causal.dynamics import Model
 from causal_jax.causal.fitting import Episode, Fit
 from causal_jax.envs.base import Factors
@@ -31,6 +31,12 @@ from causal_jax.types import Action, Algorithm, Env, Key, Metrics, Obs, UserErro
 
 ADJACENCY = {"fcdl": "codebook", "ncd": "sampled", "modular": "full", "oracle-graph": "global", "oracle-local": "given"}
 MODELS = (*ADJACENCY, "mlp", "gnn", "cdl", "nps", "grader")
+ORDERED = ("fcdl", "ncd", "grader")  # unless learn_upper, these are given the order of the variables
+USED_BY: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {  # field -> (models that read it, values that ask for nothing)
+    "contexts": (("fcdl",), ("vq",)), "ema": (("fcdl",), (True,)), "label": (("fcdl", "ncd"), ("auto", "no")),
+    "sparsity": (("fcdl", "ncd"), ("mean",)), "learn_upper": (ORDERED, (False,)), "learn_action": (("fcdl", "ncd"), (False,)),
+    "num_rules": (("nps",), (0,)),
+}  # fmt: skip
 CMI_ROWS = 256
 EVALUATION_MODES = ("greedy",)  # planning has no other policy worth the price
 
@@ -71,6 +77,8 @@ class Config:
     """K, size of the codebook."""
     code_dim: int = option(16, low=1)
     """D, length of a code."""
+    num_rules: int = option(0, low=0)
+    """Rules of the model "nps"; 0: the published number, 20, for continuous variables 15."""
     contexts: str = option("vq", choices=predictors.CONTEXTS)
     """What a code of the model "fcdl" is: its own quantised embedding, a k-means cluster of it, or the leaf of a decision tree (ours)."""
     ema: bool = True
@@ -145,12 +153,27 @@ def worlds(env: Any, env_params: Any) -> dict[str, Any]:
     return {"": env_params, **{f"-{name}": params for name, params in tests.items()}}
 
 
+def check(env: Any, config: Config) -> None:
+    """Raises: UserError for a field that the model does not read or that the environment's variables do not allow."""
+    for name, (models, idle) in USED_BY.items():
+        value = getattr(config, name)
+        if config.model not in models and value not in idle:
+            allowed = " or ".join(map(str, idle))
+            raise UserError(f"{name} = {value!r}: must be {allowed} for {config.model}; only {', '.join(models)} can have another")
+    if config.model in ORDERED and not (env.factors.ordered or config.learn_upper):
+        raise UserError(f"learn_upper = False: must be True for {type(env).__name__}, whose variables have no order")
+    if config.learn_std and env.factors.discrete:
+        raise UserError(f"learn_std = True: must be False for {type(env).__name__}, whose variables are discrete")
+
+
 def dynamics_model(env: Any, config: Config) -> Model:
     """The model that a config names, for a factored environment. Raises: UserError for a field out of range."""
+    check(env, config)
     factors: Factors = env.factors
+    sizes = {name: value for name, value in factors._asdict().items() if name != "ordered"}
     label = config.model == "ncd" if config.label == "auto" else config.label == "yes"
     spec = predictors.Spec(
-        **factors._asdict(), width=config.width, num_hidden=config.num_hidden, adjacency=ADJACENCY.get(config.model, "full"), label=label,
+        **sizes, width=config.width, num_hidden=config.num_hidden, adjacency=ADJACENCY.get(config.model, "full"), label=label,
         encoder_hidden=(config.width,) * 2 if config.model == "ncd" else (config.width, max(config.width // 2, 1)),
         num_codes=config.num_codes, code_dim=config.code_dim, contexts=config.contexts, ema=config.ema, learn_std=config.learn_std,
         learn_upper=config.learn_upper, learn_action=config.learn_action, table_rows=config.table_rows,
@@ -160,10 +183,10 @@ def dynamics_model(env: Any, config: Config) -> Model:
     if config.model == "gnn":
         return rivals.gnn(spec, 2 * config.width, 4 * config.width)
     if config.model == "nps":
-        return nps.build(spec, 20 if spec.discrete else 15)
+        return nps.build(spec, config.num_rules or (20 if spec.discrete else 15))
     if config.model in ("cdl", "grader"):
         return cdl.build(spec) if config.model == "cdl" else grader.build(spec)
-    return dynamics.build(spec, env.local_graph)
+    return dynamics.build(spec, env.local_graph, env.global_graph)
 
 
 def planner(env: Any, model: Model, config: Config, space: Any) -> Any:
@@ -240,15 +263,17 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     length, model = config.num_steps, dynamics_model(env, config)
     if length != int(env_params.max_steps):
         raise UserError(f"num_steps = {length}: must be {int(env_params.max_steps)}, the steps of an episode")
-    if config.sparsity == "target" and not model.spec.learns_graph:
-        raise UserError(f"sparsity = 'target': must be one of {', '.join(graphs.SPARSITIES)} for {config.model}, which learns no edges")
     if config.horizon > length:
         raise UserError(f"horizon = {config.horizon}: must be at most {length}, the steps of an episode")
     spec, space = model.spec, spaces.from_gymnax(env.action_space(env_params))
     first_blocks = -(-config.init_steps // length)
     num_first = first_blocks * config.num_envs
-    if num_first < fitting.HELD_OUT or (config.num_envs % fitting.HELD_OUT and config.schedule == "online"):
+    if config.num_envs % fitting.HELD_OUT and config.schedule == "online":
         raise UserError(f"num_envs = {config.num_envs}: must be a multiple of {fitting.HELD_OUT}, of which one episode is held out")
+    if num_first < fitting.HELD_OUT:
+        least = (-(-fitting.HELD_OUT // config.num_envs) - 1) * length + 1
+        told = f"{fitting.HELD_OUT} episodes, of which one is held out"
+        raise UserError(f"init_steps = {config.init_steps}: must be at least {least} with num_envs = {config.num_envs}, for {told}")
     num_first = num_first // fitting.HELD_OUT * fitting.HELD_OUT
     if config.capacity % fitting.HELD_OUT or config.capacity < num_first:
         raise UserError(f"capacity = {config.capacity}: must be a multiple of {fitting.HELD_OUT} and at least {num_first}")

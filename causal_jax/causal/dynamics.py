@@ -141,16 +141,20 @@ def decode(params: Params, norms: dict[str, NormStats], spec: Spec, codes: jax.A
     return graphs.place(free_logits, _free(spec)), norms
 
 
-def build(spec: Spec, truth: Callable[[jax.Array, jax.Array], jax.Array] | None = None) -> Model:
+def build(spec: Spec, truth: Callable[[jax.Array, jax.Array], jax.Array] | None = None, everywhere: Any = None) -> Model:
     """The model of a spec.
 
     truth: for adjacency "given" the true local graph of one sample, (obs [N, C], action int [] or [M, a]) -> bool [N, S]; it also runs
     on predicted states (and on noisy first observations, of which it must read only clean parts).
-    Raises: UserError for a spec out of range, or without `truth` where it is needed.
+    everywhere: for adjacency "global" the true global graph, bool [N, S]; None: see `predictors.fixed_graph`.
+    Raises: UserError for a spec out of range, without `truth` where it is needed, or with a global graph of another shape.
     """
     predictors.check(spec)
     if spec.adjacency == "given" and truth is None:
         raise UserError("adjacency = 'given': needs truth, the function that tells the true local graph")
+    shape = (spec.num_variables, spec.num_sources)
+    if everywhere is not None and jnp.shape(everywhere) != shape:
+        raise UserError(f"everywhere = an array {jnp.shape(everywhere)}: must be {shape}, targets by sources")
     networks = _hidden(spec)
     vector_quantised = spec.adjacency == "codebook"
     grows_tree = vector_quantised and spec.contexts == "tree"
@@ -223,7 +227,8 @@ def build(spec: Spec, truth: Callable[[jax.Array, jax.Array], jax.Array] | None 
         elif truth is not None and spec.adjacency == "given":
             edges = jax.vmap(truth)(obs, action).astype(jnp.float32)
         else:
-            edges = jnp.broadcast_to(predictors.fixed_graph(spec), (obs.shape[0], spec.num_variables, spec.num_sources))
+            edges = predictors.fixed_graph(spec, everywhere)
+            edges = jnp.broadcast_to(edges, (obs.shape[0], *edges.shape))
         first = first_layer(params["sa_w"], rows.predictor if rows else None, edges)
         return result._replace(output=predictors.predict(params, first, label), edges=edges), state
 

@@ -3,7 +3,8 @@
 FCDL (arXiv 2406.03234; authors' inference.py:262-326). In distribution: held-out windows, H steps fed back, mean over steps and variables.
 In a test world: one step from recorded rows that the tests could visit before and after it, seen through the world's noise, over the
 variables that count. Chance there is not 1 / C: the root is clean, never moves, and counts. The accuracy of a continuous variable is
-minus its mean squared error. Graphs are compared on the edges that are learned, with the graph in force (`env.local_graph`) at that sample.
+minus its mean squared error. Graphs are compared with the one in force (`env.local_graph`) at that sample, for every model on the same
+edges (`counted_edges`): those against an order count too, so who is given none (CDL, NPS, Modular) can be wrong about them.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from causal_jax import replay
 from causal_jax.causal import fitting, graphs
 from causal_jax.causal.dynamics import Model, Step
 from causal_jax.causal.fitting import Batch, Fit
+from causal_jax.causal.predictors import Spec
 from causal_jax.types import Key, Metrics
 
 ROWS_ID, ROWS_TEST, CANDIDATES = 256, 1024, 8  # windows; rows of a test world; rows drawn for each of those
@@ -30,14 +33,18 @@ def accuracy(model: Model, output: jax.Array, target: jax.Array) -> jax.Array:
     return -jnp.square(output[..., 0] - target)
 
 
-def agreement(model: Model, steps: Step, truth: jax.Array) -> Metrics:
+def counted_edges(env: Any, spec: Spec) -> np.ndarray:
+    """Edges that are compared, bool [N, S]: between different variables, and from the action where learned or not all there in truth."""
+    n, m = spec.num_variables, spec.num_actions
+    return graphs.free_edges(n, m, learn_upper=True, learn_action=spec.learn_action or not np.all(env.global_graph[:, n:]))
+
+
+def agreement(env: Any, model: Model, steps: Step, truth: jax.Array) -> Metrics:
     """f1 and shd of the edges of one model step against the true graphs bool [B, N, S], each [B]; empty for a model without a graph."""
-    spec = model.spec
     if steps.edges is None:
         return {}
-    free = graphs.free_edges(spec.num_variables, spec.num_actions, spec.learn_upper, spec.learn_action)
-    edges = steps.edges > 0.5
-    return {"f1": graphs.f1(edges, truth, free), "shd": graphs.shd(edges, truth, free)}
+    counted, edges = counted_edges(env, model.spec), steps.edges > 0.5
+    return {"f1": graphs.f1(edges, truth, counted), "shd": graphs.shd(edges, truth, counted)}
 
 
 def in_distribution(key: Key, env: Any, model: Model, fit: Fit, buffer: replay.Buffer, horizon: int) -> Metrics:
@@ -48,7 +55,7 @@ def in_distribution(key: Key, env: Any, model: Model, fit: Fit, buffer: replay.B
     truth = jax.vmap(env.local_graph)(batch.obs, batch.actions[:, 0])
     local = jnp.sum(truth, axis=(1, 2)) < jnp.max(jnp.sum(truth, axis=(1, 2)))
     first = jax.tree.map(lambda x: x[0], steps)
-    for name, score in agreement(model, first, truth).items():
+    for name, score in agreement(env, model, first, truth).items():
         metrics |= {f"{name}_local": _mean(score, local), f"{name}_global": _mean(score, ~local)}
     return metrics
 
@@ -96,7 +103,7 @@ def in_worlds(key: Key, env: Any, model: Model, fit: Fit, buffer: replay.Buffer,
         counted = real[:, None] & env.counted(params)
         right = accuracy(model, step.output, batch.target[:, 0])
         found = {"accuracy": jnp.sum(right * counted) / jnp.maximum(jnp.sum(counted), 1)}
-        found |= {name: _mean(score, real) for name, score in agreement(model, step, truth).items()}
+        found |= {name: _mean(score, real) for name, score in agreement(env, model, step, truth).items()}
         if model.spec.learns_graph and step.edges is not None and clean.edges is not None:
             found["graph_kept"] = _mean(jnp.all(step.edges == clean.edges, axis=(1, 2)).astype(jnp.float32), real)
         if step.code is not None and clean.code is not None:

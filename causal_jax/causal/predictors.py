@@ -105,7 +105,7 @@ def check(spec: Spec) -> None:
     if spec.contexts != "vq" and not spec.ema:
         raise UserError(f"ema = False: must be True for contexts = {spec.contexts!r}, whose codes have no gradient")
     if spec.contexts == "tree" and not spec.discrete:
-        raise UserError("discrete = False: must be True for contexts = 'tree'")
+        raise UserError("contexts = 'tree': must be vq or kmeans for continuous variables")
     if spec.contexts == "tree" and (spec.num_codes < 2 or spec.num_codes & (spec.num_codes - 1)):
         raise UserError(f"num_codes = {spec.num_codes}: must be a power of two for contexts = 'tree'")
     for name in ("encoder_hidden", "decoder_hidden"):
@@ -193,11 +193,16 @@ def outputs(params: Params, x: jax.Array) -> jax.Array:
     return jnp.swapaxes(jnp.matmul(x, params["out_w"]), 0, 1) + params["out_b"]
 
 
-def fixed_graph(spec: Spec) -> jax.Array:
-    """The graph of the models that learn none, [N, S] of 0.0 and 1.0: all ones (full), or the given order with self and action (global)."""
+def fixed_graph(spec: Spec, everywhere: Any = None) -> jax.Array:
+    """The graph of the models that learn none, [N, S] of 0.0 and 1.0: all ones (full), or the true global one (global).
+
+    everywhere: bool [N, S], the global graph; None: all edges along the order of the variables, themselves and the action, as in Chemical.
+    """
     n, m = spec.num_variables, spec.num_actions
     if spec.adjacency == "full":
         return jnp.ones((n, spec.num_sources))
+    if everywhere is not None:
+        return jnp.asarray(everywhere, jnp.float32)
     return graphs.with_self(jnp.asarray(graphs.free_edges(n, m)[:, :n]), m).astype(jnp.float32)
 
 

@@ -54,10 +54,12 @@ class Factors(NamedTuple):
 
     num_variables: N. variable_size: C, choices of a discrete variable (seen one-hot), 1 for continuous ones. num_actions: M, action
     variables. action_size: choices of the one discrete action, or components of each continuous action variable. discrete: which of both.
+    ordered: whether causes always come before their effects, so that models may be given the order of the variables.
 
     Such an environment also has
       features(obs) -> [N, C]: the variables as an agent sees them; local_graph(features, action) -> bool [N, N + M], row = target: the
-      true graph in force, self edges and action included; imagined_reward(obs, values [N, C]) -> []: the known reward of the state
+      true graph in force, self edges and action included; global_graph, bool [N, N + M]: the true edges of all contexts together, those
+      two included; imagined_reward(obs, values [N, C]) -> []: the known reward of the state
       `values`, for the task that obs tells; disturb(key, values [N, C], params) -> [N, C]: how the world `params` shows a true state;
       in_tests(values [N, C]) -> bool []: whether the tests visit such states; counted(params) -> bool [N]: variables that the task
       needs; tests(params) -> {name: params}: its test worlds. All episodes have params.max_steps steps.
@@ -68,6 +70,7 @@ class Factors(NamedTuple):
     num_actions: int
     action_size: int
     discrete: bool
+    ordered: bool = True
 
 
 class Worlds(NamedTuple):

@@ -211,8 +211,9 @@ class Chemical(Environment):
     @property
     def default_params(self) -> ChemicalParams:
         """The mechanisms of `seed`, and the task."""
-        if self.level > self.num_objects - 2:
-            raise UserError(f"level = {self.level}: must be 0 <= level <= num_objects - 2 = {self.num_objects - 2}")
+        least = 3 if self.drift and self.num_objects % 2 else 2  # something must count: under drift an odd object
+        if self.level > self.num_objects - least:
+            raise UserError(f"level = {self.level}: must be 0 <= level <= num_objects - {least} = {self.num_objects - least}")
         random = np.random.default_rng(self.seed)  # not `draw_params`: compiling that takes seconds
         shapes = _shapes(self.num_objects, self.num_colours)
         draws = [random.standard_normal(shape) for shape in shapes] + [random.random((shape[0], shape[2])) for shape in shapes]
@@ -263,14 +264,18 @@ class Chemical(Environment):
         """N one-hot variables of C choices, one action; see `Factors` for this and the methods below."""
         return Factors(self.num_objects, self.num_colours, 1, self.num_objects * self.num_colours, discrete=True)
 
+    @property
+    def global_graph(self) -> np.ndarray:
+        """bool [N, N + 1]: every object depends on all before it, on itself and on the action."""
+        return np.tri(self.num_objects, self.num_objects + 1, dtype=bool) | (np.arange(self.num_objects + 1) == self.num_objects)
+
     def features(self, obs: jax.Array) -> jax.Array:
         """The colours as seen, [N, C]."""
         return self.read(obs).features
 
     def local_graph(self, features: jax.Array, action: jax.Array) -> jax.Array:
         """bool [N, N + 1]: the parents in force once `action` has set its colour, self edges and the action. Reads the root only."""
-        sets_root = action // self.num_colours == 0
-        root = jnp.where(sets_root, action % self.num_colours, jnp.argmax(features[0]))
+        root = jnp.where(action // self.num_colours == 0, action % self.num_colours, jnp.argmax(features[0]))
         seen = self.parents_in_force(root) | jnp.eye(self.num_objects, dtype=bool)
         return jnp.concatenate([seen, jnp.ones((self.num_objects, 1), bool)], axis=1)
 
@@ -371,15 +376,13 @@ class Chemical(Environment):
         node, index = action // self.num_colours, jnp.arange(self.num_objects)
         is_set = (index == node) & self.settable
         before = jnp.where(is_set, action % self.num_colours, state.colours)
-        parents = self.parents_in_force(before[0])
         uniforms = jax.random.uniform(key_draws, (self.num_objects,))
         local = before[0] == 0
         resampled = (index > 0 if self.drift else self._changes(node, local)) & ~is_set
         colours = _redraw(uniforms, params, before, resampled, local, self.rule, at_once=self.drift)
         state = ChemicalState(colours=colours, target=state.target, match=state.match, step=state.step + 1)
-        matched = jnp.sum(state.match & (colours == state.target))
-        count = jnp.sum(state.match)
-        info = {"success": matched == count, "parents": parents, "resampled": resampled}
+        matched, count = jnp.sum(state.match & (colours == state.target)), jnp.sum(state.match)
+        info = {"success": matched == count, "parents": self.parents_in_force(before[0]), "resampled": resampled}
         reward = matched / jnp.maximum(count, 1)
         return self._observe(key_noise, state, params), state, reward.astype(jnp.float32), jnp.zeros((), bool), info
 
@@ -393,5 +396,4 @@ class Chemical(Environment):
 
         colours, target, match = np.asarray(state.colours), np.asarray(state.target), np.asarray(state.match)
         everywhere, local = graphs(self.rule, self.num_objects)
-        lit = local if colours[0] == 0 else everywhere
-        return chemical_picture.draw(colours, target, match, everywhere, lit, size, self.num_colours)
+        return chemical_picture.draw(colours, target, match, everywhere, everywhere if colours[0] else local, size, self.num_colours)

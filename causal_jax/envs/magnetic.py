@@ -150,8 +150,13 @@ class Magnetic(Environment):
 
     @property
     def factors(self) -> Factors:
-        """Eleven scalars; three action variables of one component. See `Factors` for the methods below."""
-        return Factors(num_variables=NUM_VARIABLES, variable_size=1, num_actions=NUM_ACTIONS, action_size=1, discrete=False)
+        """Eleven scalars, in no order; three action variables of one component. See `Factors` for the methods below."""
+        return Factors(num_variables=NUM_VARIABLES, variable_size=1, num_actions=NUM_ACTIONS, action_size=1, discrete=False, ordered=False)
+
+    @property
+    def global_graph(self) -> np.ndarray:
+        """bool [11, 14]: the edges while both are red; see `graphs`."""
+        return graphs(self.minimal_graph)[0]
 
     def tests(self, params: MagneticParams) -> dict[str, MagneticParams]:
         """The test tasks of the world `params`, by name."""

@@ -116,7 +116,9 @@ def mismatches(rule, d):
 
     state, _, _, info, *_ = jax.tree.map(lambda x: x[-num:], found)
     count["reset path"] = differs(np.where(info["resampled"], 0, state.colours), np.where(info["resampled"], 0, reset["after"]))
-    count["reset root"] = differs(d["train_reset_init"][:, 0], d["train_reset_target"][:, 0])
+    ours = starts(env, params, jax.random.split(jax.random.key(2), 64), 0)  # a training target keeps the root: so theirs, so ours
+    pairs = ((d["train_reset_init"], d["train_reset_target"]), ours_pair(ours))
+    count["reset root"] = sum(differs(start[:, 0], target[:, 0]) for start, target in pairs)
     init = jnp.asarray(d["train_reset_init"], jnp.int32)
     parents = jax.vmap(env.parents_in_force)(init[:, 0])
     count["reset parents"] = differs(parents, d["train_reset_parents"])

@@ -188,6 +188,13 @@ def test_e8_random_returns_and_how_often_the_root_is_0(fork_episodes):
     assert np.mean([1 / C + (1 - 1 / C) * (1 - 1 / N) ** t for t in range(1, 26)]) == pytest.approx(0.467, abs=5e-4)
 
 
+def test_e8_random_returns_on_the_chain():
+    env, params = make(NAMES["full_chain"], seed=3)
+    which = np.full(3, [*policies(env)].index("random"))
+    played = play(env, params, np.asarray([2, 4, 6]), which, jax.random.split(jax.random.key(3), 200))
+    np.testing.assert_allclose(played.total.mean(1), [6.14, 6.25, 6.7], atol=0.5)
+
+
 def test_e9_valid_starts_of_three_steps():
     env, params = make(NAMES["full_fork"], num_objects=4)
     act = lambda key, obs: (env.action_space(params).sample(key), {})  # noqa: E731
@@ -327,6 +334,7 @@ def test_picture_lights_the_edges_in_force():
     [
         ("chemical-full-frk", {}, "env = 'chemical-full-frk': unknown, did you mean chemical-full-fork"),
         ("chemical-full-fork", {"level": 9}, "level = 9: must be 0 <= level <= num_objects - 2 = 8"),
+        ("chemical-full-fork-drift", {"num_objects": 9, "level": 7}, "level = 7: must be 0 <= level <= num_objects - 3 = 6"),
         ("chemical-full-fork", {"num_objects": 2}, "chemical-full-fork: num_objects = 2: must be 3 <= x <= 20"),
         ("chemical-none", {"rule": "full_fork"}, "chemical-none: rule = 'full_fork': unknown option, chemical-none has num_objects"),
     ],

@@ -57,7 +57,7 @@ def test_it_finds_what_matters_and_forgets() -> None:
     [
         ({"num_codes": 5}, "num_codes = 5: must be a power of two for contexts = 'tree'"),
         ({"num_codes": 1}, "num_codes = 1: must be a power of two"),
-        ({"discrete": False, "variable_size": 1}, "discrete = False: must be True for contexts = 'tree'"),
+        ({"discrete": False, "variable_size": 1}, "contexts = 'tree': must be vq or kmeans for continuous variables"),
         ({"ema": False}, "ema = False: must be True for contexts = 'tree'"),
         ({"contexts": "kmeans", "ema": False}, "ema = False: must be True for contexts = 'kmeans'"),
         ({"contexts": "forest"}, "contexts = 'forest': must be one of vq, kmeans, tree"),

@@ -54,6 +54,21 @@ def test_results_are_told_in_order_beside_the_published_ones(tmp_path: Path) -> 
     assert len({line.count("|") for line in told if line.startswith("|")}) == 1
 
 
+@pytest.mark.parametrize(("members", "steps", "told"), [(2, 10_000, "members = 4: .* has 2"), (8, 6000, "iterations = 1000: .* has 600")])
+def test_only_a_run_as_long_and_as_large_is_taken_for_the_unchanged_one(tmp_path: Path, members: int, steps: int, told: str) -> None:
+    folder = tmp_path / "chemical-full-fork-fast-fcdl"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"members": members, "seconds": 1.0, "settings": {"steps": steps}}))
+    (folder / "results.jsonl").write_text("")
+    with pytest.raises(UserError, match=told):
+        studies.train(studies.Options("codes", folder=str(tmp_path)), "K=16", ({}, {}))
+
+
+def test_a_demo_has_a_folder_of_its_own() -> None:
+    names = [chemical.settings_of(chemical.Options(what), studies.ENV, "FCDL")[0].name for what in ("demo", "chemical")]  # type: ignore[arg-type]
+    assert names == ["chemical-full-fork-demo-fast-fcdl", "chemical-full-fork-fast-fcdl"]
+
+
 def test_an_unknown_variant_is_refused() -> None:
     with pytest.raises(UserError, match="variants = 'K=5': must be one of K=16, K=4"):
         studies.study(studies.Options("codes", variants=("K=5",)))

@@ -194,7 +194,7 @@ def test_starts_of_training_and_test():
     one_hot = np.stack([train.red, ~np.asarray(train.red)], -1)
     np.testing.assert_array_equal(obs, np.concatenate([one_hot[:, 0], train.ball, one_hot[:, 1], train.box, train.eef], 1))
     assert env.features(obs[0]).shape == (env.factors.num_variables, env.factors.variable_size) == (N, 1)
-    assert tuple(env.factors) == (11, 1, 3, 1, False)
+    assert tuple(env.factors) == (11, 1, 3, 1, False, False)
     assert make("magnetic", physics="closed", level=1)[1] == world["test"]
 
 
