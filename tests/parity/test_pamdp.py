@@ -93,6 +93,17 @@ def test_recorded_steps(name: str) -> None:
     assert np.median(np.max(worst, axis=0)) < case.median
 
 
+@pytest.mark.parametrize("name", [*CASES, "goal", "hard_goal"])
+def test_a_state_is_made_of_what_is_recorded(name: str) -> None:
+    """Its class takes the recorded components and nothing else, and the step is that of a reset state with them put in."""
+    env, params = make(CASES[name].id if name in CASES else name.replace("_", "-"))
+    before = {key: x[0] for key, x in load(name)[1].items()}
+    action = (jnp.int32(0), jnp.zeros(env.action_space(params).num_parameters))
+    reset = env.reset(jax.random.key(0), params)[1]
+    step = jax.jit(lambda state: env.step_env(jax.random.key(1), state, action, params))
+    jax.tree.map(np.testing.assert_array_equal, step(type(reset)(**before)), step(reset.replace(**before)))
+
+
 @pytest.mark.parametrize("n", [4, 6, 8, 10])
 def test_motions_of_hard_move(n: int) -> None:
     env, _ = make(f"hard-move-{n}")
