@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from causal_jax import episodes, make
+from causal_jax import episodes, make, spaces
 from causal_jax.algorithms import dlpa
 from causal_jax.types import UserError
 
@@ -25,11 +25,34 @@ TINY = dlpa.Config(
         ({"capacity": 3}, "capacity = 3: must be more than random_episodes = 3"),
         ({"residual": True}, "residual = True: only for bounded = False"),
         ({"structure": "deep"}, "structure = 'deep'"),
+        ({"code": "bits"}, "code = bits: only for structure = parallel or sequential, not masking, which does not read k"),
+        ({"proposal": "uniform", "least_std": 0.1}, "least_std = 0.1: only for proposal = table, joint or sampled, not uniform"),
+        ({"break_every": -2}, "break_every = -2: must be -1 <= x"),
     ],
 )
 def test_config_errors(fields: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         dlpa.build(*make("platform"), dataclasses.replace(TINY, **fields))
+
+
+def test_masking_is_for_few_actions() -> None:
+    dlpa.build(*make("hard-move-6"), TINY)
+    with pytest.raises(UserError, match="^structure = masking: only for up to 64 actions, not 256; use parallel or sequential$"):
+        dlpa.build(*make("hard-move-8"), TINY)
+
+
+def test_a_proposal_is_given_what_the_config_says() -> None:
+    """least_std and joint: the elites of a refit all chose action 0 with z = 0.5, so that every fitted deviation is the floor."""
+    space = spaces.Hybrid((1, 1, 1))
+    plans = jnp.zeros((4, 2), jnp.int32), jnp.full((4, 2, 1), 0.5)
+    for proposal, columns in (("table", 3), ("joint", 1), ("sampled", 4)):
+        config = dataclasses.replace(TINY, proposal=proposal, least_std=0.3)
+        built = dlpa.proposal_of(space, config, 0.0)
+        std = np.asarray(built.proposal.fit(built.start, plans, jnp.ones(4)).std).reshape(2, -1)
+        assert std.shape == (2, columns)
+        assert (std == (2.0 if proposal == "table" else np.float32(0.3)))[:, 1:].all()
+        np.testing.assert_allclose(std[:, 0], 0.3)
+    assert dlpa.proposal_of(space, dataclasses.replace(TINY, proposal="uniform"), 0.0).start == ()
 
 
 def test_needs_hybrid_actions() -> None:
@@ -82,6 +105,35 @@ def test_a_warm_start_is_forgotten_with_the_episode(run: tuple) -> None:
         np.testing.assert_allclose(probs.sum(axis=1), 1.0, rtol=1e-5)
         np.testing.assert_allclose(probs[-1], 1 / 16, rtol=1e-6)  # the step that is new
         assert (np.ptp(probs[0]) == 0) == (not np.isnan(row["episode_return"]))
+
+
+def test_who_breaks_episodes_off() -> None:
+    assert dlpa.break_steps(dlpa.Config()) == 0
+    assert dlpa.break_steps(dlpa.Config(mode="authors")) == 50
+    assert dlpa.break_steps(dlpa.Config(mode="authors", break_every=0)) == 0
+    assert dlpa.break_steps(dlpa.Config(break_every=7)) == 7
+
+
+def test_the_authors_mode_reads_a_step_that_never_was() -> None:
+    """By default it breaks the episode off after step 50, with two steps behind it (of 6 but for that), and begins a window there."""
+    env, params = make("hard-move-4")
+    config = dataclasses.replace(TINY, mode="authors", episode_steps=6, num_samples=4, num_elites=2, plan_iterations=1, capacity=20)
+    algorithm = dlpa.build(env, params, config)
+    hyper, task = dlpa.Hyper(), dlpa.Task(params)
+
+    def run(key: jax.Array) -> tuple[episodes.Episodes, episodes.Window]:
+        state = algorithm.init(key, hyper, task)
+        keys = jax.random.split(key, 50)
+        buffer = jax.lax.scan(lambda s, key: (algorithm.step(key, s, hyper, task)[0], None), state, keys)[0].buffer
+        return buffer, episodes.windows(buffer, key, 500, config.horizon)
+
+    buffer, window = jax.device_get(jax.jit(run)(jax.random.key(0)))
+    over = (np.arange(20) < buffer.head) & ~buffer.terminated
+    assert (buffer.length[over] < 6).sum() == 1
+    first = window.inside[:, 0]
+    assert 0 < (~first).sum() < 250
+    assert not window.going[:, 0][~first].any()
+    assert not window.reward[:, 0][~first].any()
 
 
 @pytest.mark.parametrize(
