@@ -10,8 +10,8 @@ and an episode that was cut short ends in a step that never was.
 Departures: the memory of the planner is kept apart for training and evaluation; networks and layers that nothing reads are left out; the
 authors' flags without effect (priorities, target network, clipping, least deviation, mixture of policies) are not there; 4,000 episodes
 are kept, not 20,000.
-The defaults are Platform's; experiments/dlpa.py has the settings of the other environments.
-Reproduce: python -m experiments.dlpa platform; make train-dlpa
+The defaults are Platform's; other environments need their own: causal-jax train --preset goal-dlpa, written by experiments/dlpa.py.
+Reproduce: python -m experiments.dlpa study; make train-dlpa
 """
 
 from __future__ import annotations
