@@ -1,4 +1,4 @@
-"""DLPA: what its config refuses, what a step stores, how it plays; learning itself is in tests/slow."""
+"""DLPA: what its config refuses, what a step stores, how it plans and plays, that updates lower the losses; learning is in tests/slow."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from causal_jax import episodes, make, spaces
+from causal_jax import episodes, hybrid_planning, make, spaces, world_models
 from causal_jax.algorithms import dlpa
 from causal_jax.types import UserError
 
@@ -161,6 +161,62 @@ def test_ablations_run(fields: dict[str, object]) -> None:
     assert z.shape == (2,)
     assert float(jnp.abs(z).max()) <= 1.0
     assert all(np.isfinite(metrics[name]) for name in ("loss", "loss_state", "loss_reward", "loss_going", "plan_return"))
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_only_training_asks_for_the_models_draws_and_adds_noise_to_z(greedy: bool) -> None:
+    """What is played is an elite's first action; in training, plus the deviation of the elites that begin with it times a unit normal."""
+    asked = []
+
+    def returns(params: None, key: object, obs: jax.Array, plans: tuple[jax.Array, jax.Array], gamma: jax.Array) -> jax.Array:
+        asked.append(key is None)  # None: its means
+        return jnp.sum(plans[1][..., 0], axis=1)
+
+    space = spaces.Hybrid((1, 1))
+    plan, start = dlpa.planner(returns, space, TINY), dlpa.proposal_of(space, TINY, 0.1).start
+    keys = jax.random.split(jax.random.key(0), 20)
+    (k, z), _, iterations = jax.jit(jax.vmap(lambda key: plan(key, None, dlpa.Hyper(), jnp.zeros(1), start, greedy)))(keys)
+    assert set(asked) == {greedy}
+    plans, weights = jax.tree.map(lambda x: x[:, -1], (iterations.plans, iterations.weights))
+    spread = jax.vmap(hybrid_planning.spread)(plans, weights, k)
+    noise = jax.vmap(lambda key: jax.random.normal(jax.random.split(key, 3)[2], (1,)))(keys)
+    elite = z - (0.0 if greedy else spread * noise)
+    off = np.where(plans[0][:, :, 0] == k[:, None], np.abs(plans[1][:, :, 0, 0] - elite), np.inf)
+    np.testing.assert_allclose(off.min(axis=1), 0.0, atol=1e-6)
+    assert (spread > 0.01).mean() > 0.5
+
+
+@pytest.mark.parametrize(("logit", "value"), [(1.0, 0.2 + 0.5 * 0.2), (-1.0, 0.7)])
+def test_imagined_steps_that_end_pay_the_last_reward(logit: float, value: float) -> None:
+    """Rewards 0.2 of a step that goes on, 0.7 of one that ends, two steps, discount 0.5."""
+    config = dataclasses.replace(TINY, structure="parallel", reward="linear", reward_nets=2)
+    spec = dlpa.model_spec(*make("probe-hybrid"), config)
+    assert spec._asdict() == {  # in the right order
+        "obs_size": 3, "num_actions": 3, "num_parameters": 2, "structure": "parallel", "width": 4, "bounded": True, "reward": "linear",
+        "two_rewards": True, "code": "one-hot", "shared": False, "state_only": "none", "residual": False,
+    }  # fmt: skip
+    params = jax.tree.map(jnp.zeros_like, world_models.init(jax.random.key(0), spec))
+    for name, bias in (("reward", [0.2]), ("last_reward", [0.7]), ("going", [0.0, logit])):
+        params[name]["mean"]["bias"] = jnp.asarray(bias)
+    plans = jnp.zeros((1, 2), jnp.int32), jnp.zeros((1, 2, 2))
+    np.testing.assert_allclose(dlpa.imagined(spec, config)(params, None, jnp.zeros(3), plans, 0.5), [value], rtol=1e-6)
+
+
+def test_updates_lower_every_loss() -> None:
+    """Of a member that has had 80 updates, against one whose step size is 0, on a probe whose steps all end where they began."""
+    env, params = make("probe-hybrid")
+    config = dataclasses.replace(TINY, structure="parallel", width=16, bounded=False, num_updates=40, batch_size=16, loss_horizon=1)
+    algorithm, task = dlpa.build(env, params, config), dlpa.Task(params)
+
+    def run(lr: jax.Array) -> dict[str, jax.Array]:
+        hyper, key = dlpa.Hyper(lr=lr), jax.random.key(0)
+        state = algorithm.init(key, hyper, task)
+        return jax.lax.scan(lambda s, key: algorithm.step(key, s, hyper, task), state, jax.random.split(key, 3))[1]
+
+    metrics = jax.jit(jax.vmap(run))(jnp.asarray([0.0, 1e-2]))
+    for name in ("loss", "loss_state", "loss_reward", "loss_going"):
+        still, moved = metrics[name][:, 2]
+        assert moved < 0.5 * still, name
 
 
 def test_values_are_those_of_td() -> None:
