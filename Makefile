@@ -19,7 +19,7 @@ train-cee: setup          ## CEE on MiniGrid's UnlockPickup, ends with runs/mini
 train-fcdl: setup         ## FCDL and NCD on Chemical, ends with runs/chemical-fork/report.html, the graphs drawn per code
 	$(BIN)/python -m experiments.fcdl demo $(ARGS)
 
-train-dlpa: setup         ## DLPA on Platform, ends with runs/platform-dlpa-explored-cpu/report.html and play.gif
+train-dlpa: setup         ## DLPA on Platform, ends with runs/platform-dlpa-explored-cpu-demo/report.html and play.gif
 	$(BIN)/python -m experiments.dlpa demo $(ARGS)
 
 train-adrl: setup         ## DQN, DecQN and AD-DQN on the point mass with 9 levels a torque, ends with a report

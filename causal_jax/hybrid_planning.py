@@ -79,7 +79,8 @@ def table(space: Hybrid, horizon: int, momentum: float = 0.1, least_std: float =
     """A distribution over the actions of each step, and normals for every action's parameters (joint: one for all actions).
 
     fit: the weighted share of every action among the elites; mean and deviation of an action's parameters over the elites that chose it,
-    unchanged where none did. Then theta keeps `momentum` of what it was. least_std: floor of a fitted deviation (the authors have none).
+    unchanged where none did. Then theta keeps `momentum` of what it was. least_std: floor of a fitted deviation (the authors have none);
+    `spread`, of which the noise of training is made, does not know it.
     """
     num, width = space.n, space.num_parameters
     columns = width if joint else space.num_all
@@ -136,20 +137,22 @@ def sampled(space: Hybrid, horizon: int, elites: int, momentum: float = 0.1, lea
 
     With probability 1 - momentum an action is one of the last elites' (by weight), with parameters from the normal of the elites that
     chose the same action in this step, smoothed with what that action had before (its start, if it was no elite's). Else, and in the first
-    iteration always, its binary digits are drawn one by one, half the time fair (every action alike), half the time as often 1 as in the
-    elites: where digits mean something, such as actuators, that joins good ones; where not, it is a mutation. Its parameters are then
-    drawn as at the start. Unlike `table` no action is ever locked out. fit must be given `elites` plans.
+    iteration always, it is new: half the time every action alike, half the time its binary digits are drawn one by one, as often 1 as in
+    the elites (modulo K: where K is no power of 2 some actions come from two numbers). Where digits mean something, such as actuators,
+    that joins good ones; where not, it is a mutation. The parameters of a new action are drawn as at the start. Unlike `table` no action
+    is ever locked out. fit must be given `elites` plans.
     """
     width, digits = space.num_parameters, max(1, math.ceil(math.log2(space.n)))
     place = jnp.arange(digits)
 
     def sample(key: Key, theta: Atoms, count: int) -> Plans:
-        key_atom, key_source, key_bits, key_z = jax.random.split(key, 4)
+        key_atom, key_source, key_bits, key_z, key_fair = jax.random.split(key, 5)
         source = jax.random.uniform(key_source, (count, horizon, 2))
         atom = draw(key_atom, theta.probs, count)  # [P, H]
-        odds = jnp.where(source[..., 1:] < 0.5, 0.5, theta.bits)
-        bits = jax.random.uniform(key_bits, (count, horizon, digits)) < odds
-        fresh = jnp.sum(bits << place, axis=-1).astype(jnp.int32) % space.n
+        bits = jax.random.uniform(key_bits, (count, horizon, digits)) < theta.bits
+        joined = jnp.sum(bits << place, axis=-1).astype(jnp.int32) % space.n
+        fair = jax.random.randint(key_fair, (count, horizon), 0, space.n, dtype=jnp.int32)
+        fresh = jnp.where(source[..., 1] < 0.5, fair, joined)
         known = source[..., 0] < jnp.sum(theta.probs, axis=-1)
         of = jax.vmap(lambda row, at: row[at], (0, 1), 1)  # [H, E, ...] at [P, H]
         k = jnp.where(known, of(theta.k, atom), fresh)

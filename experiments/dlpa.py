@@ -4,6 +4,7 @@
     python -m experiments.dlpa study                # preset cpu, 5 members: experiments/results/dlpa_<environment>.json and a curve
     python -m experiments.dlpa study --preset gpu   # longer runs, evaluation in parallel
     python -m experiments.dlpa table                # the results as markdown
+    python -m experiments.dlpa presets              # experiments/presets/<environment>-dlpa.json, for causal-jax train --preset
 
 Structure, horizon and reward networks are the authors' for each environment; theirs are not known for Catch Point (see BENCHMARKS).
 Budgets are environment steps after the 50 random episodes, 25 updates each. A CPU step (plan and updates) took 50 to 100 ms on one core.
@@ -26,7 +27,8 @@ from causal_jax.algorithms import dlpa
 from causal_jax.cli import configure
 from causal_jax.runs import time_limit, train_run
 from causal_jax.settings import Settings, resolve
-from experiments.records import RESULTS, command
+from causal_jax.types import UserError
+from experiments.records import RESULTS, stated
 
 SEQUENTIAL = {"structure": "sequential", "horizon": 8, "reward": "linear"}
 MOVE = {"structure": "parallel", "horizon": 5, "reward": "linear", "reward_nets": 2, "bounded": False}
@@ -58,14 +60,16 @@ OURS: dict[str, dict[str, Any]] = {  # changes that go with explored: Hyper's, o
 }
 KINDS = [mode + rates + preset for mode in SUFFIX.values() for rates in ("", "_grounded", "_explored") for preset in ("", "_gpu")]
 REFERENCE_EPISODES = 1000
+PRESETS = Path(__file__).parent / "presets"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What to train, and how much."""
 
-    what: tyro.conf.Positional[Literal["demo", "study", "table"]]
-    """demo: Platform and its report; study: learning curves and results; table: the results as markdown."""
+    what: tyro.conf.Positional[Literal["demo", "study", "table", "presets"]]
+    """demo: Platform and its report; study: learning curves and results; table: the results as markdown; presets: the files that
+    causal-jax train --preset reads."""
     preset: Literal["cpu", "gpu"] = "cpu"
     """The budget, and how many evaluated episodes are planned for at once (1, 64)."""
     mode: Literal["definition", "authors"] = "definition"
@@ -100,21 +104,58 @@ def kind_of(options: Options) -> str:
     return SUFFIX[options.mode] + ("" if rates == "authors" else f"_{rates}")
 
 
-def train(options: Options, env: str) -> Path:
-    """DLPA on one environment; returns its run folder."""
-    fields, cpu, gpu = BENCHMARKS[env]
+def checked(envs: tuple[str, ...]) -> tuple[str, ...]:
+    """The same. Raises: UserError for one that is no benchmark."""
+    for env in envs:
+        if env not in BENCHMARKS:
+            raise UserError(f"envs = {env!r}: must be among {', '.join(BENCHMARKS)}")
+    return envs
+
+
+def algorithm_of(env: str, rates: str, mode: str = "definition", episodes_at_once: int = 1) -> tuple[dlpa.Config, dlpa.Hyper]:
+    """The settings of the algorithm on one environment; rates: a key of RATES."""
+    changes = {**RATES[rates], **(OURS.get(env, {}) if rates == "explored" else {})}
+    hyper = dlpa.Hyper(**{name: changes.pop(name) for name in tuple(changes) if name in dlpa.Hyper.__dataclass_fields__})
+    return dlpa.Config(**{**BENCHMARKS[env][0], **changes}, mode=mode, episodes_at_once=episodes_at_once), hyper
+
+
+def preset(env: str) -> dict[str, Any]:
+    """The content of a preset: the study of one environment on a CPU, in its best settings; only what is not the default."""
+    config, hyper = algorithm_of(env, "explored")
+    told = {"algorithm": "dlpa", "env": env, "members": 5, "steps": BENCHMARKS[env][1], "evaluations": 4, "eval_episodes": 50}
+    return {
+        "settings": {**told, "name": f"dlpa-{env}"},
+        "config": {name: value for name, value in vars(config).items() if value != getattr(dlpa.Config(), name)},
+        "hyper": {name: [value] for name, value in vars(hyper).items() if value != getattr(dlpa.Hyper(), name)},
+    }
+
+
+def settings_of(options: Options, env: str) -> Settings:
+    """The settings of a run, defaults filled in. A demo has a folder of its own, which a study does not take up."""
+    _, cpu, gpu = BENCHMARKS[env]
     small = options.what == "demo"
-    settings = Settings(
-        algorithm="dlpa", env=env, members=options.members or (2 if small else 5),
-        folder=options.folder, name=f"{env}-dlpa{kind_of(options).replace('_', '-')}-{options.preset}",
+    return Settings(
+        algorithm="dlpa", env=env, members=options.members or (2 if small else 5), folder=options.folder,
+        name=f"{env}-dlpa{kind_of(options).replace('_', '-')}-{options.preset}" + ("-demo" if small else ""),
         steps=options.steps or (500 if small else cpu if options.preset == "cpu" else gpu),
         evaluations=options.evaluations or (2 if small else 4), eval_episodes=options.episodes or (20 if small else 50),
     )  # fmt: skip
-    rates = rates_of(options)
-    changes = {**RATES[rates], **(OURS.get(env, {}) if rates == "explored" else {})}
-    hyper = dlpa.Hyper(**{name: changes.pop(name) for name in tuple(changes) if name in dlpa.Hyper.__dataclass_fields__})
-    config = dlpa.Config(**{**fields, **changes}, mode=options.mode, episodes_at_once=1 if options.preset == "cpu" else 64)
-    return train_run(resolve(settings, config, hyper), resume=True)
+
+
+def train(options: Options, env: str) -> Path:
+    """DLPA on one environment; returns its run folder."""
+    config, hyper = algorithm_of(env, rates_of(options), options.mode, 1 if options.preset == "cpu" else 64)
+    config = dataclasses.replace(config, break_every=dlpa.break_steps(config))  # told: a run from before the default goes on if it is equal
+    return train_run(resolve(settings_of(options, env), config, hyper), resume=True)
+
+
+def command(options: Options, env: str) -> str:
+    """What repeats the study of one environment."""
+    run = settings_of(options, env)
+    return stated(
+        "dlpa", "study", envs=env, preset=options.preset, mode=options.mode, rates=rates_of(options), members=run.members,
+        steps=run.steps, evaluations=run.evaluations, episodes=run.eval_episodes,
+    )  # fmt: skip
 
 
 def references(env_id: str) -> dict[str, dict[str, float]]:
@@ -160,7 +201,7 @@ def study(options: Options, envs: tuple[str, ...]) -> None:
     """Every environment; its results file is written when its run is over."""
     RESULTS.mkdir(exist_ok=True)
     for env in envs:
-        row = {"published": PUBLISHED[env], "references": references(env), **summary(train(options, env)), "command": command("dlpa")}
+        row = {"published": PUBLISHED[env], "references": references(env), **summary(train(options, env)), "command": command(options, env)}
         name = f"dlpa_{env.replace('-', '_')}{kind_of(options)}" + ("" if options.preset == "cpu" else "_gpu")
         (RESULTS / f"{name}.json").write_text(json.dumps(row) + "\n")
         draw(env, row, row["references"], RESULTS / f"{name}.png")
@@ -184,13 +225,17 @@ def table() -> str:
 
 
 def main(options: Options) -> None:
-    """Fill in the defaults and run."""
+    """Fill in the defaults and run. Raises: UserError for an environment that is no benchmark, or what a run raises."""
+    envs = checked(options.envs)
     if options.what == "table":
         print(table())
+    elif options.what == "presets":
+        for env in envs or BENCHMARKS:
+            (PRESETS / f"{env}-dlpa.json").write_text(json.dumps(preset(env), indent=1) + "\n")
     elif options.what == "study":
-        study(options, options.envs or tuple(BENCHMARKS))
+        study(options, envs or tuple(BENCHMARKS))
     else:
-        for env in options.envs or ("platform",):
+        for env in envs or ("platform",):
             folder = train(options, env)
             print(f"report: {gallery.report([folder])}")
             if hasattr(make(env)[0], "render"):
@@ -199,4 +244,7 @@ def main(options: Options) -> None:
 
 if __name__ == "__main__":
     configure()
-    main(tyro.cli(Annotated[Options, tyro.conf.arg(name="")]))
+    try:
+        main(tyro.cli(Annotated[Options, tyro.conf.arg(name="")]))
+    except UserError as error:
+        raise SystemExit(str(error)) from None

@@ -26,6 +26,7 @@ from causal_jax import make, plots, rollout, runs, spaces, world_models
 from causal_jax.algorithms import dlpa
 from causal_jax.cli import configure
 from causal_jax.evaluation import member_of
+from causal_jax.types import UserError
 from experiments.dlpa import BENCHMARKS
 from experiments.records import RESULTS, command
 
@@ -191,6 +192,8 @@ def returns_of(loaded: runs.Loaded, horizon: int, episodes: int) -> list[float]:
 def horizon(options: Options) -> None:
     """The model's error by steps ahead, and the return by the planner's horizon."""
     loaded = runs.load_run(Path(options.run))
+    if (algorithm := loaded.resolved.settings.algorithm) != "dlpa":
+        raise UserError(f"run = {options.run!r}: must be a run of dlpa, not of {algorithm}")
     members = range(loaded.resolved.settings.members)
     error = {
         label: np.mean([errors(loaded, member, options.episodes, greedy) for member in members], axis=0).round(4).tolist()
@@ -216,10 +219,13 @@ def horizon(options: Options) -> None:
 
 
 def main(options: Options) -> None:
-    """Run one study."""
+    """Run one study. Raises: UserError for a run that is not there or not dlpa's, or for a number of actuators there is no task of."""
     {"actions": actions, "horizon": horizon}[options.what](options)
 
 
 if __name__ == "__main__":
     configure()
-    main(tyro.cli(Annotated[Options, tyro.conf.arg(name="")]))
+    try:
+        main(tyro.cli(Annotated[Options, tyro.conf.arg(name="")]))
+    except UserError as error:
+        raise SystemExit(str(error)) from None

@@ -27,7 +27,7 @@ from causal_jax.runs import train_run
 from causal_jax.settings import Settings, resolve
 from causal_jax.types import UserError
 from experiments.dlpa import BENCHMARKS, KINDS
-from experiments.records import RESULTS, command
+from experiments.records import RESULTS, stated
 
 RIVALS: dict[str, dict[str, float]] = {  # algorithm -> Hyper fields
     "pdqn": {}, "paddpg": {}, "hhqn": {}, "hyar-td3": {}, "hyar-ddpg": {"lr": 1e-3, "actor_lr": 1e-4},
@@ -102,18 +102,27 @@ def train(options: Options, method: str) -> dict[str, Any]:
         "steps": steps.tolist(),
         "returns": np.round(returns, 3).tolist(),
         "seconds": run.info.get("seconds"),
-        "command": command("dlpa_rivals"),
+        "command": stated(
+            "dlpa_rivals",
+            env=options.env,
+            methods=method,
+            members=options.members,
+            steps=options.steps,
+            evaluations=options.evaluations,
+            episodes=options.episodes,
+        ),
     }
 
 
 def rivals(options: Options) -> dict[str, Any]:
     """Train the rivals and add them to the results file, one after the other; returns its content."""
+    for method in options.methods:
+        if method not in RIVALS:
+            raise UserError(f"methods = {method!r}: must be among {', '.join(RIVALS)}")
     RESULTS.mkdir(exist_ok=True)
     path = results_file(options.env)
     found = json.loads(path.read_text()) if path.exists() else {}
     for method in options.methods:
-        if method not in RIVALS:
-            raise UserError(f"methods = {method!r}: must be among {', '.join(RIVALS)}")
         found[method] = train(options, method)
         path.write_text(json.dumps(found) + "\n")
     return found
@@ -162,7 +171,9 @@ def overview() -> str:
 
 
 def main(options: Options) -> None:
-    """Train, or print the table."""
+    """Train, or print the table. Raises: UserError for an environment or a method that is not among those compared."""
+    if options.env not in BENCHMARKS:
+        raise UserError(f"env = {options.env!r}: must be among {', '.join(BENCHMARKS)}")
     if not options.table:
         rivals(options)
     print(table(options.env), overview(), sep="\n\n")
@@ -170,4 +181,7 @@ def main(options: Options) -> None:
 
 if __name__ == "__main__":
     configure()
-    main(tyro.cli(Annotated[Options, tyro.conf.arg(name="")]))
+    try:
+        main(tyro.cli(Annotated[Options, tyro.conf.arg(name="")]))
+    except UserError as error:
+        raise SystemExit(str(error)) from None

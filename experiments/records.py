@@ -25,6 +25,12 @@ def command(module: str) -> str:
     return shlex.join(["python", "-m", f"experiments.{module}", *kept])
 
 
+def stated(module: str, *words: str, **options: Any) -> str:
+    """The command that repeats a run of experiments.<module> whatever its defaults become: its `words`, and every option with its value."""
+    told = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return shlex.join(["python", "-m", f"experiments.{module}", *words, *told])
+
+
 def curve(steps: Any, digits: int = 3, **quantities: Any) -> dict[str, Any]:
     """A row's "curve": steps [T], and of each quantity [members, T] the IQM with its 95% interval over members, [3, T]."""
     told = {name: np.round(np.stack(statistics.curve_interval(values)), digits).tolist() for name, values in quantities.items()}

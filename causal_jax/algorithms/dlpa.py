@@ -5,11 +5,13 @@ The planner (planning.py, hybrid_planning.py) draws 1,000 plans six times, each 
 plan of the previous step left off (probabilities and means, not deviations) and plays the first action of an elite, drawn by weight.
 Training plans with the model's draws and adds noise of the elites' deviation to z; evaluation plans with the model's means.
 mode="definition" (default): the loss of a window counts its steps up to the end of its episode. mode="authors": as their code has it, the
-cross-entropy of "goes on" counts all steps (losses in world_models.py), and an episode that was cut short ends in a step that never was.
+cross-entropy of "goes on" counts all steps (losses in world_models.py), every 50 steps the episode is cut short (by their evaluations),
+and an episode that was cut short ends in a step that never was.
 Departures: the memory of the planner is kept apart for training and evaluation; networks and layers that nothing reads are left out; the
-authors' flags without effect (priorities, target network, clipping, least deviation, mixture of policies) are not there.
-The defaults are Platform's; experiments/dlpa.py has the settings of the other environments.
-Reproduce: python -m experiments.dlpa platform; make train-dlpa
+authors' flags without effect (priorities, target network, clipping, least deviation, mixture of policies) are not there; 4,000 episodes
+are kept, not 20,000.
+The defaults are Platform's; other environments need their own: causal-jax train --preset goal-dlpa, written by experiments/dlpa.py.
+Reproduce: python -m experiments.dlpa study; make train-dlpa
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ MODES = ("definition", "authors")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What decides shapes and control flow; the defaults are the authors' for Platform."""
+    """What decides shapes and control flow; the defaults are the authors' for Platform, but for `capacity`."""
 
     structure: str = option("masking", choices=world_models.STRUCTURES)
     """How the networks of the model read an action: parallel, masking or sequential."""
@@ -63,10 +65,11 @@ class Config:
     loss_horizon: int = option(0, low=0)
     """Steps of a training window; 0: those of a plan, 1: the ablation "one-step loss"."""
     mode: str = option("definition", choices=MODES)
-    """The loss and the cut episodes as defined, or as the authors' code has them."""
+    """The loss as defined and episodes cut by nothing but their limit of steps, or both as the authors' code has them."""
     proposal: str = option("table", choices=hybrid_planning.PROPOSALS)
-    """Distribution of plans: table (of every action's own parameters), joint (one for all actions), sampled (ours, at a cost that does not
-    depend on the number of actions), or uniform (random shooting of as many plans as all iterations draw)."""
+    """Distribution of plans: table (of every action's own parameters), joint (one for all actions; but the noise of training has the
+    deviation of the elites that begin with the same action, as in table), sampled (ours, at a cost that does not depend on the number of
+    actions), or uniform (random shooting of as many plans as all iterations draw)."""
     num_samples: int = option(1000, low=1)
     """Plans drawn in each iteration of the planner."""
     num_elites: int = option(100, low=1)
@@ -77,7 +80,8 @@ class Config:
     """Plans that are imagined together: those that the model has ended are left out by so many at a time. 0: all in one, ended or not,
     which suits a GPU. Same numbers."""
     least_std: float = option(0.0, low=0.0)
-    """Floor of a fitted deviation of the planner, in units of z; the authors have none."""
+    """Floor of a fitted deviation of the planner, in units of z; not of the noise that training adds to the z it plays. The authors have
+    none. Not for uniform, which fits nothing."""
     terminal_value: bool = False
     """Plans are worth what they lead to as well: a network of the values of states, learned from the same windows by TD(0) with a target
     that follows by tau, so the values of what was played. The authors have none."""
@@ -87,10 +91,11 @@ class Config:
     """Episodes played at random before the first step."""
     episode_steps: int = option(25, low=2)
     """Steps after which a training episode is cut; not stored as an end."""
-    break_every: int = option(0, low=0)
-    """Steps between two forced cuts of the training episode (the authors' evaluations make one every 50 steps); 0: none."""
+    break_every: int = option(-1, low=-1)
+    """Steps between two forced cuts of the training episode; 0: none. -1: as the mode has it, none or 50 (authors), where an evaluation
+    breaks the episode off."""
     capacity: int = option(4000, low=2)
-    """Episodes kept."""
+    """Episodes kept; the authors keep 20,000."""
     num_updates: int = option(25, low=1)
     """Updates after each step in the environment."""
     batch_size: int = option(64, low=1)
@@ -165,11 +170,18 @@ def episodes_at_once(config: Config) -> int:
     return config.episodes_at_once
 
 
+def break_steps(config: Config) -> int:
+    """Steps between two forced cuts of the training episode, 0 for none: `break_every`, or what the mode stands for."""
+    return config.break_every if config.break_every >= 0 else {"definition": 0, "authors": 50}[config.mode]
+
+
 def model_spec(env: Env, env_params: Any, config: Config) -> Spec:
-    """The model's sizes. Raises: UserError for an environment without hybrid actions."""
+    """The model's sizes. Raises: UserError for an environment without hybrid actions, or with more of them than `structure` is for."""
     space = spaces.from_gymnax(env.action_space(env_params))
     if not isinstance(space, spaces.Hybrid):
         raise UserError(f"env = {type(env).__name__}: dlpa needs hybrid actions (a choice with parameters), such as platform's")
+    if config.structure == "masking" and space.n > world_models.FEW:  # every layer behind the first is as many times as large
+        raise UserError(f"structure = masking: only for up to {world_models.FEW} actions, not {space.n}; use parallel or sequential")
     return Spec(
         spaces.flat_size(env.observation_space(env_params)), space.n, space.num_parameters, config.structure, config.width,
         config.bounded, config.reward, config.reward_nets == 2, config.code, config.shared, config.state_only, config.residual,
@@ -250,6 +262,10 @@ def _check(config: Config) -> None:
         raise UserError(f"episode_steps = {config.episode_steps}: must be more than the steps of a training window, {horizon}")
     if config.shared and config.structure != "masking":
         raise UserError(f"shared = True: only for structure = masking, not {config.structure}")
+    if config.code != "one-hot" and config.structure == "masking":
+        raise UserError(f"code = {config.code}: only for structure = parallel or sequential, not masking, which does not read k")
+    if config.least_std > 0 and config.proposal == "uniform":
+        raise UserError(f"least_std = {config.least_std}: only for proposal = table, joint or sampled, not uniform, which fits nothing")
     if config.residual and config.bounded:
         raise UserError("residual = True: only for bounded = False, not True")
     if config.capacity <= config.random_episodes:
@@ -264,7 +280,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     unit = spaces.Hybrid(space.sizes)  # plans and networks have z in [-1, 1]
     plan = planner(imagined(spec, config), unit, config)
     value = value_network(spec) if config.terminal_value else None
-    length, horizon = config.episode_steps, config.loss_horizon or config.horizon
+    length, horizon, breaks = config.episode_steps, config.loss_horizon or config.horizon, break_steps(config)
     in_unit = np.all(np.asarray(space.low) == -1.0) and np.all(np.asarray(space.high) == 1.0)
 
     def played(action: Action) -> Action:
@@ -314,7 +330,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         key_model, key_data, key_reset = jax.random.split(key, 3)
         params, num = world_models.init(key_model, spec), config.random_episodes
         if value:
-            params["value"] = value.init(jax.random.fold_in(key_model, 1))  # the model is drawn as without it
+            params["value"] = value.init(jax.random.fold_in(key_model, len(world_models.HEADS)))  # no head's key, which are as without it
         obs, k, z, reward, steps, ended = jax.vmap(random_episode, (0, None))(jax.random.split(key_data, num), task)
         empty = episodes.init(config.capacity, length, spec.obs_size, spec.num_parameters)
         found = (obs, k, z, reward, steps, ended, starts(steps, ended))
@@ -346,13 +362,13 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         key_plan, key_env, key_reset, key_windows, key_learn = jax.random.split(key, 5)
         running, buffer = state.running, state.buffer
         action, theta, iterations = plan(key_plan, state.params, hyper, flat(running.obs), running.theta, False)
-        key_explore, key_random = jax.random.split(jax.random.fold_in(key_plan, 1))
+        key_explore, key_random = jax.random.split(jax.random.fold_in(key_plan, 3))  # not one of the planner's three
         explore = jax.random.bernoulli(key_explore, hyper.epsilon)
         action = jax.tree.map(lambda random, planned: jnp.where(explore, random, planned), unit.sample(key_random), action)
         on, reward, terminated, truncated = move(key_env, running, action, task)
         cut = truncated | (on.t >= length)
-        if config.break_every:
-            cut = cut | ((state.t + 1) % config.break_every == 0)
+        if breaks:
+            cut = cut | ((state.t + 1) % breaks == 0)
         over = terminated | cut
 
         num = config.num_updates

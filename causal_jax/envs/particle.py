@@ -59,13 +59,13 @@ class MoveState:
 class CatchState(MoveState):
     """`trials` int32 []: missed catches. What is observed of the counters: valid_time = -1 + min(trials, 10) / 6, timestep = -1 + t / 12.
 
-    `over` bool []: the last step ended the episode, which the rest does not tell.
+    `over` bool []: the last step ended the episode, which the rest does not tell; not of a state that is set by hand.
     """
 
     trials: jax.Array
     valid_time: jax.Array
     timestep: jax.Array
-    over: jax.Array
+    over: jax.Array | bool = False
 
 
 @struct.dataclass

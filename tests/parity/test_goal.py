@@ -88,6 +88,26 @@ def test_variants_and_limits() -> None:
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 8  # grass, line, net, two runners, their faces, the ball
 
 
+@pytest.mark.parametrize(("name", "mean", "error"), [("goal", -8.14, 0.11), ("hard-goal", -7.41, 0.07)])
+def test_random_play_scores_as_in_the_published_programs(name: str, mean: float, error: float) -> None:
+    """mean, error: of 300 episodes of random play there, with the standard error."""
+    env, params = make(name)
+    act = goal_policies.policies(env, params)["random"]
+    played = jax.jit(jax.vmap(lambda key: rollout.evaluate(key, env, params, act, 100)))(jax.random.split(jax.random.key(2), 300))
+    assert abs(float(jnp.mean(played.total)) - mean) < 3 * np.hypot(error, float(jnp.std(played.total)) / 300**0.5)
+
+
+def test_the_ball_starts_at_the_players_feet() -> None:
+    """1.6 away, within reach of a kick, before a player who looks at the middle of the goal line."""
+    env, params = make("goal")
+    _, state = jax.vmap(env.reset_env, (0, None))(jax.random.split(jax.random.key(0), 500), params)
+    away = np.asarray([state.ball_x - state.player_x, state.ball_y - state.player_y], np.float64)
+    np.testing.assert_allclose(np.hypot(*away), 1.6, atol=1e-5)
+    np.testing.assert_allclose(np.arctan2(away[1], away[0]), np.arctan2(-state.player_y, 20.0), atol=1e-5)
+    np.testing.assert_array_equal(state.player_x, 0.0)
+    assert np.ptp(state.player_y) > 29.0
+
+
 @pytest.mark.parametrize("name", ["goal", "hard-goal"])
 def test_the_scripted_policy_scores(name: str) -> None:
     """12.9 +- 0.5 over 4,096 episodes, 40% goals; random play -8.1 and -7.5, one goal in 2,000."""

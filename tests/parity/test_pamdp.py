@@ -93,6 +93,17 @@ def test_recorded_steps(name: str) -> None:
     assert np.median(np.max(worst, axis=0)) < case.median
 
 
+@pytest.mark.parametrize("name", [*CASES, "goal", "hard_goal"])
+def test_a_state_is_made_of_what_is_recorded(name: str) -> None:
+    """Its class takes the recorded components and nothing else, and the step is that of a reset state with them put in."""
+    env, params = make(CASES[name].id if name in CASES else name.replace("_", "-"))
+    before = {key: x[0] for key, x in load(name)[1].items()}
+    action = (jnp.int32(0), jnp.zeros(env.action_space(params).num_parameters))
+    reset = env.reset(jax.random.key(0), params)[1]
+    step = jax.jit(lambda state: env.step_env(jax.random.key(1), state, action, params))
+    jax.tree.map(np.testing.assert_array_equal, step(type(reset)(**before)), step(reset.replace(**before)))
+
+
 @pytest.mark.parametrize("n", [4, 6, 8, 10])
 def test_motions_of_hard_move(n: int) -> None:
     env, _ = make(f"hard-move-{n}")
@@ -100,20 +111,24 @@ def test_motions_of_hard_move(n: int) -> None:
     np.testing.assert_allclose(np.stack([x, y], 1), load(f"move{n}")[0]["motions"], atol=3e-7)
 
 
-def test_platform_s_noise_is_distributed_as_recorded() -> None:
-    """20 states and actions, 500 recorded repeats of each against 2,000 of ours: means, variances, what ended the step."""
-    d, before = load("platform_dist")
-    env, params = make("platform")
-    repeats, recorded = 2000, int(d["n_repeats"])
-    step = jax.vmap(jax.vmap(lambda before, action, key: step_from(env, params, before, action, key), (None, None, 0)))
-    keys = jax.random.split(jax.random.key(3), (len(d["k"]), repeats))
-    _, after, reward, terminated, info, _ = jax.device_get(jax.jit(step)(before, (jnp.asarray(d["k"]), jnp.asarray(d["z"])), keys))
-    found = {key: getattr(after, key) for key in before if key != "elapsed"} | {"reward": reward, "substeps": info["substeps"]}
+@pytest.mark.parametrize(("id", "counter", "large", "repeats"), [("platform", "elapsed", 100.0, 2000), ("goal", "time", 1.0, 500)])
+def test_noise_is_distributed_as_recorded(id: str, counter: str, large: float, repeats: int) -> None:
+    """20 states and actions, 500 recorded repeats of each against ours: means, variances, what ended the step.
+
+    large: the size of a state's components, against which one that hardly varies is called fixed.
+    """
+    d, before = load(f"{id}_dist")
+    env, params = make(id)
+    recorded, keys = int(d["n_repeats"]), jax.random.split(jax.random.key(3), (len(d["k"]), repeats))
+    step = jax.vmap(lambda before, action, key: step_from(env, params, before, action, key), (None, None, 0))
+    of_all = jax.jit(lambda *rows: jax.lax.map(lambda row: step(*row), rows))  # one state after the other: none waits for a longer step
+    _, after, reward, terminated, info, _ = jax.device_get(of_all(before, (jnp.asarray(d["k"]), jnp.asarray(d["z"])), keys))
+    found = {key: getattr(after, key) for key in before if key != counter} | {"reward": reward, "substeps": info["substeps"]}
     z_scores = []
     for key, x in found.items():
         x = x.astype(float)
         mean, var, fourth = x.mean(1), x.var(1), ((x - x.mean(1, keepdims=True)) ** 4).mean(1)
-        scale = {"reward": 1.0}.get(key, 100.0)
+        scale = 1.0 if key == "reward" else large
         varies = d[f"std_{key}"] > 1e-6 * scale
         usual = np.median(x, axis=1)[~varies]  # what happens to one in a thousand is not among so few recorded repeats
         np.testing.assert_allclose(usual, d[f"mean_{key}"][~varies], atol=2e-5 * scale, err_msg=key)
@@ -127,7 +142,7 @@ def test_platform_s_noise_is_distributed_as_recorded() -> None:
     assert len(z) > 200
     assert np.abs(z).max() < 5
     assert np.sqrt((z**2).mean()) < 1.3
-    counts = np.stack([(info["event"] == event).sum(1) for event in range(len(platform.EVENTS))], 1)
+    counts = np.stack([(info["event"] == event).sum(1) for event in range(d["event_counts"].shape[1])], 1)
     share = (counts + d["event_counts"]) / (repeats + recorded)
     error = np.sqrt(share * (1 - share) * (1 / repeats + 1 / recorded))
     off = np.abs(counts / repeats - d["event_counts"] / recorded)

@@ -1,4 +1,4 @@
-"""DLPA: what its config refuses, what a step stores, how it plays; learning itself is in tests/slow."""
+"""DLPA: what its config refuses, what a step stores, how it plans and plays, that updates lower the losses; learning is in tests/slow."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from causal_jax import episodes, make
+from causal_jax import episodes, hybrid_planning, make, spaces, world_models
 from causal_jax.algorithms import dlpa
 from causal_jax.types import UserError
 
@@ -25,11 +25,34 @@ TINY = dlpa.Config(
         ({"capacity": 3}, "capacity = 3: must be more than random_episodes = 3"),
         ({"residual": True}, "residual = True: only for bounded = False"),
         ({"structure": "deep"}, "structure = 'deep'"),
+        ({"code": "bits"}, "code = bits: only for structure = parallel or sequential, not masking, which does not read k"),
+        ({"proposal": "uniform", "least_std": 0.1}, "least_std = 0.1: only for proposal = table, joint or sampled, not uniform"),
+        ({"break_every": -2}, "break_every = -2: must be -1 <= x"),
     ],
 )
 def test_config_errors(fields: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         dlpa.build(*make("platform"), dataclasses.replace(TINY, **fields))
+
+
+def test_masking_is_for_few_actions() -> None:
+    dlpa.build(*make("hard-move-6"), TINY)
+    with pytest.raises(UserError, match="^structure = masking: only for up to 64 actions, not 256; use parallel or sequential$"):
+        dlpa.build(*make("hard-move-8"), TINY)
+
+
+def test_a_proposal_is_given_what_the_config_says() -> None:
+    """least_std and joint: the elites of a refit all chose action 0 with z = 0.5, so that every fitted deviation is the floor."""
+    space = spaces.Hybrid((1, 1, 1))
+    plans = jnp.zeros((4, 2), jnp.int32), jnp.full((4, 2, 1), 0.5)
+    for proposal, columns in (("table", 3), ("joint", 1), ("sampled", 4)):
+        config = dataclasses.replace(TINY, proposal=proposal, least_std=0.3)
+        built = dlpa.proposal_of(space, config, 0.0)
+        std = np.asarray(built.proposal.fit(built.start, plans, jnp.ones(4)).std).reshape(2, -1)
+        assert std.shape == (2, columns)
+        assert (std == (2.0 if proposal == "table" else np.float32(0.3)))[:, 1:].all()
+        np.testing.assert_allclose(std[:, 0], 0.3)
+    assert dlpa.proposal_of(space, dataclasses.replace(TINY, proposal="uniform"), 0.0).start == ()
 
 
 def test_needs_hybrid_actions() -> None:
@@ -84,6 +107,35 @@ def test_a_warm_start_is_forgotten_with_the_episode(run: tuple) -> None:
         assert (np.ptp(probs[0]) == 0) == (not np.isnan(row["episode_return"]))
 
 
+def test_who_breaks_episodes_off() -> None:
+    assert dlpa.break_steps(dlpa.Config()) == 0
+    assert dlpa.break_steps(dlpa.Config(mode="authors")) == 50
+    assert dlpa.break_steps(dlpa.Config(mode="authors", break_every=0)) == 0
+    assert dlpa.break_steps(dlpa.Config(break_every=7)) == 7
+
+
+def test_the_authors_mode_reads_a_step_that_never_was() -> None:
+    """By default it breaks the episode off after step 50, with two steps behind it (of 6 but for that), and begins a window there."""
+    env, params = make("hard-move-4")
+    config = dataclasses.replace(TINY, mode="authors", episode_steps=6, num_samples=4, num_elites=2, plan_iterations=1, capacity=20)
+    algorithm = dlpa.build(env, params, config)
+    hyper, task = dlpa.Hyper(), dlpa.Task(params)
+
+    def run(key: jax.Array) -> tuple[episodes.Episodes, episodes.Window]:
+        state = algorithm.init(key, hyper, task)
+        keys = jax.random.split(key, 50)
+        buffer = jax.lax.scan(lambda s, key: (algorithm.step(key, s, hyper, task)[0], None), state, keys)[0].buffer
+        return buffer, episodes.windows(buffer, key, 500, config.horizon)
+
+    buffer, window = jax.device_get(jax.jit(run)(jax.random.key(0)))
+    over = (np.arange(20) < buffer.head) & ~buffer.terminated
+    assert (buffer.length[over] < 6).sum() == 1
+    first = window.inside[:, 0]
+    assert 0 < (~first).sum() < 250
+    assert not window.going[:, 0][~first].any()
+    assert not window.reward[:, 0][~first].any()
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -109,6 +161,62 @@ def test_ablations_run(fields: dict[str, object]) -> None:
     assert z.shape == (2,)
     assert float(jnp.abs(z).max()) <= 1.0
     assert all(np.isfinite(metrics[name]) for name in ("loss", "loss_state", "loss_reward", "loss_going", "plan_return"))
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_only_training_asks_for_the_models_draws_and_adds_noise_to_z(greedy: bool) -> None:
+    """What is played is an elite's first action; in training, plus the deviation of the elites that begin with it times a unit normal."""
+    asked = []
+
+    def returns(params: None, key: object, obs: jax.Array, plans: tuple[jax.Array, jax.Array], gamma: jax.Array) -> jax.Array:
+        asked.append(key is None)  # None: its means
+        return jnp.sum(plans[1][..., 0], axis=1)
+
+    space = spaces.Hybrid((1, 1))
+    plan, start = dlpa.planner(returns, space, TINY), dlpa.proposal_of(space, TINY, 0.1).start
+    keys = jax.random.split(jax.random.key(0), 20)
+    (k, z), _, iterations = jax.jit(jax.vmap(lambda key: plan(key, None, dlpa.Hyper(), jnp.zeros(1), start, greedy)))(keys)
+    assert set(asked) == {greedy}
+    plans, weights = jax.tree.map(lambda x: x[:, -1], (iterations.plans, iterations.weights))
+    spread = jax.vmap(hybrid_planning.spread)(plans, weights, k)
+    noise = jax.vmap(lambda key: jax.random.normal(jax.random.split(key, 3)[2], (1,)))(keys)
+    elite = z - (0.0 if greedy else spread * noise)
+    off = np.where(plans[0][:, :, 0] == k[:, None], np.abs(plans[1][:, :, 0, 0] - elite), np.inf)
+    np.testing.assert_allclose(off.min(axis=1), 0.0, atol=1e-6)
+    assert (spread > 0.01).mean() > 0.5
+
+
+@pytest.mark.parametrize(("logit", "value"), [(1.0, 0.2 + 0.5 * 0.2), (-1.0, 0.7)])
+def test_imagined_steps_that_end_pay_the_last_reward(logit: float, value: float) -> None:
+    """Rewards 0.2 of a step that goes on, 0.7 of one that ends, two steps, discount 0.5."""
+    config = dataclasses.replace(TINY, structure="parallel", reward="linear", reward_nets=2)
+    spec = dlpa.model_spec(*make("probe-hybrid"), config)
+    assert spec._asdict() == {  # in the right order
+        "obs_size": 3, "num_actions": 3, "num_parameters": 2, "structure": "parallel", "width": 4, "bounded": True, "reward": "linear",
+        "two_rewards": True, "code": "one-hot", "shared": False, "state_only": "none", "residual": False,
+    }  # fmt: skip
+    params = jax.tree.map(jnp.zeros_like, world_models.init(jax.random.key(0), spec))
+    for name, bias in (("reward", [0.2]), ("last_reward", [0.7]), ("going", [0.0, logit])):
+        params[name]["mean"]["bias"] = jnp.asarray(bias)
+    plans = jnp.zeros((1, 2), jnp.int32), jnp.zeros((1, 2, 2))
+    np.testing.assert_allclose(dlpa.imagined(spec, config)(params, None, jnp.zeros(3), plans, 0.5), [value], rtol=1e-6)
+
+
+def test_updates_lower_every_loss() -> None:
+    """Of a member that has had 80 updates, against one whose step size is 0, on a probe whose steps all end where they began."""
+    env, params = make("probe-hybrid")
+    config = dataclasses.replace(TINY, structure="parallel", width=16, bounded=False, num_updates=40, batch_size=16, loss_horizon=1)
+    algorithm, task = dlpa.build(env, params, config), dlpa.Task(params)
+
+    def run(lr: jax.Array) -> dict[str, jax.Array]:
+        hyper, key = dlpa.Hyper(lr=lr), jax.random.key(0)
+        state = algorithm.init(key, hyper, task)
+        return jax.lax.scan(lambda s, key: algorithm.step(key, s, hyper, task), state, jax.random.split(key, 3))[1]
+
+    metrics = jax.jit(jax.vmap(run))(jnp.asarray([0.0, 1e-2]))
+    for name in ("loss", "loss_state", "loss_reward", "loss_going"):
+        still, moved = metrics[name][:, 2]
+        assert moved < 0.5 * still, name
 
 
 def test_values_are_those_of_td() -> None:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from causal_jax import hybrid_embedding as embedding
 from causal_jax import off_policy, spaces
 from causal_jax.algorithms import hyar, hybrid_offpolicy
 from causal_jax.envs import make
@@ -79,6 +80,73 @@ def test_pdqn_regresses_on_the_best_action_of_the_target_actor() -> None:
         losses.append(float(metrics["critic_loss"]))
         assert float(metrics["target"]) == 5.0
     assert losses[-1] < 0.5 * losses[0]
+
+
+def by_hand(params: dict, **kernels: list) -> dict:
+    """The same linear networks, all zero but for the named kernels: [(input, output, weight), ...], or such a list for every critic."""
+    params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), params)
+    for name, entries in kernels.items():
+        kernel = params[name]["layers_0"]["kernel"]
+        for row in entries:
+            kernel[tuple(row[:-1])] = row[-1]
+    return params
+
+
+def goes_on(stored: dict) -> Row:
+    """One row of reward 1 that goes on from (0, 0) to (1, 2)."""
+    return Row(jnp.zeros((1, 2)), stored, jnp.ones(1), jnp.asarray([[1.0, 2.0]]), jnp.asarray([False]))
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "kernels", "expected"),
+    [  # x = (0.1, 0.2, 0.4) in (1, 2); Q = (s_0, 10 x_2, s_1) = (1, 4, 2)
+        (
+            "pdqn",
+            {"k": jnp.asarray([0]), "x": jnp.zeros((1, 3))},
+            {"actor": [(0, 0, 0.1), (1, 1, 0.1), (1, 2, 0.2)], "critic": [(0, 0, 1.0), (4, 1, 10.0), (1, 2, 1.0)]},
+            {"target": 1 + 0.5 * 4.0, "critic_loss": 9.0},
+        ),
+        (  # activations (0.5, 0, 0) and the same x; Q = s_0 + 2 a_0 + 10 x_2 = 6
+            "paddpg",
+            {"x": jnp.zeros((1, 6))},
+            {"actor": [(0, 0, 0.5), (0, 3, 0.1), (1, 4, 0.1), (1, 5, 0.2)], "critic": [(0, 0, 1.0), (2, 0, 2.0), (7, 0, 10.0)]},
+            {"target": 1 + 0.5 * 6.0, "critic_loss": 16.0},
+        ),
+        (  # values of k (1, 2, 4); told k = 2, z = (0.1, 0.3); Q(s, k, z) = s_0 + 2 [k = 2] + 10 z_0 + 10 z_1 = 7
+            "hhqn",
+            {"k": jnp.asarray([0]), "z": jnp.zeros((1, 2))},
+            {
+                "high": [(0, 0, 1.0), (1, 1, 1.0), (1, 2, 2.0)],
+                "actor": [(0, 0, 0.1), (4, 1, 0.3)],
+                "critic": [(0, 0, 1.0), (4, 0, 2.0), (5, 0, 10.0), (6, 0, 10.0)],
+            },
+            {"target": 1 + 0.5 * 7.0, "critic_loss": 20.25, "high_loss": 9.0},
+        ),
+    ],
+)
+def test_a_step_that_goes_on_is_bootstrapped(name, stored, kernels, expected) -> None:
+    """From the target networks, set by hand and linear, at the next observation; the networks that learn say 0 to everything."""
+    method, hyper = getattr(hybrid_offpolicy, name)(SPACE, 2, hybrid_offpolicy.Config(hidden=())), hybrid_offpolicy.Hyper(gamma=0.5)
+    learner = method.init(jax.random.key(0), hyper)
+    learner = learner._replace(online=by_hand(learner.online), target=by_hand(learner.target, **kernels))
+    _, metrics = method.critic(jax.random.key(1), learner, goes_on(stored), hyper)
+    assert {key: pytest.approx(float(x), rel=1e-5) for key, x in metrics.items()} == expected
+
+
+@pytest.mark.parametrize("learner", hyar.LEARNERS)
+def test_a_step_that_goes_on_is_bootstrapped_by_hyar(learner: str) -> None:
+    """u_0 = tanh(0.25 s_1), by TD3 with its noise; Q = 10 u_0, and TD3's other critic says 5 s_1, which is more."""
+    config, hyper, key = hyar.Config(hidden=(), learner=learner), hyar.Hyper(gamma=0.5), jax.random.key(1)
+    method = hyar.method_of(embedding.Spec(2, spaces.Hybrid(SPACE.sizes), 2, 2, 4), config)
+    start = method.init(jax.random.key(0), hyper)
+    critic = [(0, 2, 0, 10.0)] + [(1, 1, 0, 5.0)] * (learner == "td3")
+    start = start._replace(online=by_hand(start.online), target=by_hand(start.target, actor=[(1, 0, 0.25)], critic=critic))
+    stored = {"k": jnp.asarray([0]), "z": jnp.zeros((1, 2)), "latent": jnp.zeros((1, 4))}
+    _, metrics = method.critic(key, start, goes_on(stored), hyper)
+    u = jnp.asarray([[np.tanh(0.5), 0.0, 0.0, 0.0]])
+    smoothed = hyar.smoothed(jax.random.split(key)[1], u) if learner == "td3" else u
+    assert float(metrics["target"]) == pytest.approx(1 + 0.5 * 10 * float(smoothed[0, 0]), rel=1e-5)
+    assert (float(smoothed[0, 0]) != float(u[0, 0])) == (learner == "td3")
 
 
 def test_the_loop_counts_rounds_and_random_steps() -> None:

@@ -59,15 +59,26 @@ PROPOSALS = {
 
 @pytest.mark.parametrize("name", hp.PROPOSALS)
 def test_first_draws(name: str) -> None:
-    """Actions alike, parameters in the unit box, 2 Phi(-0.5) of them on its edge, zeros where the action has no parameter."""
+    """Actions alike, parameters in the unit box, 2 Phi(-0.5) of them on its edge, zeros where the action has no parameter.
+
+    sampled: half of them by two fair digits modulo three, which make action 0 twice: (1/3, 1/3, 1/3) / 2 + (1/2, 1/4, 1/4) / 2.
+    """
     k, z = PROPOSALS[name].proposal.sample(KEY, PROPOSALS[name].start, 4000)
     counts = np.bincount(k.ravel(), minlength=3) / 8000
-    np.testing.assert_allclose(counts, [0.5, 0.25, 0.25] if name == "sampled" else [1 / 3] * 3, atol=0.03)  # two digits for three actions
+    np.testing.assert_allclose(counts, [5 / 12, 7 / 24, 7 / 24] if name == "sampled" else [1 / 3] * 3, atol=0.02)
     exists = np.asarray([[1, 1], [0, 0], [1, 0]], bool)[k]
     assert float(jnp.abs(z).max()) <= 1.0
     assert not np.any(np.asarray(z)[~exists])
     on_edge = np.mean(np.abs(np.asarray(z)[exists]) == 1.0)
     assert on_edge == pytest.approx(0.0 if name == "uniform" else 0.617, abs=0.02)
+
+
+def test_half_of_the_new_actions_of_sampled_are_any_whatever_the_digits_of_the_elites() -> None:
+    """The digits say action 2 only: it has what is joined and its third of what is fair."""
+    proposal = hp.sampled(MIXED, 2, 100)
+    theta = proposal.start._replace(bits=jnp.asarray([[0.0, 1.0]] * 2))
+    k, _ = proposal.proposal.sample(KEY, theta, 4000)
+    np.testing.assert_allclose(np.bincount(k.ravel(), minlength=3) / 8000, [1 / 6, 1 / 6, 2 / 3], atol=0.02)
 
 
 @pytest.mark.parametrize("name", ["table", "joint", "sampled"])
