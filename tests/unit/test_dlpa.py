@@ -231,6 +231,28 @@ def test_values_are_those_of_td() -> None:
     assert grads[1] == 0.0
 
 
+def test_no_key_is_used_twice() -> None:
+    """fold_in(key, i) is split(key, n)[i]: the value network has no head's key, the random action none of the planner's."""
+    env, params = make("hard-move-4")
+    config = dataclasses.replace(TINY, structure="parallel", terminal_value=True)
+    algorithm, hyper, task = dlpa.build(env, params, config), dlpa.Hyper(epsilon=1.0), dlpa.Task(params)
+    key_init, key_step = jax.random.split(jax.random.key(0))
+
+    def both(key: jax.Array) -> tuple[dlpa.State, dlpa.State]:
+        state = algorithm.init(key, hyper, task)
+        return state, algorithm.step(key_step, state, hyper, task)[0]
+
+    first, then = jax.jit(both)(key_init)
+    network = dlpa.value_network(dlpa.model_spec(env, params, config))
+    for key in jax.random.split(jax.random.split(key_init, 3)[0], len(world_models.HEADS)):
+        drawn = jax.tree.leaves(network.init(key))[-1]
+        assert not np.allclose(drawn, jax.tree.leaves(first.params["value"])[-1])
+    played = then.buffer.z[3, 0, 0]
+    for key in (jax.random.split(key_step, 5)[0], *jax.random.split(jax.random.split(key_step, 5)[0], 3)):
+        _, z = spaces.Hybrid((1,) * 16).sample(jax.random.split(key)[1])
+        assert abs(float(z[0] - played)) > 1e-3
+
+
 @pytest.mark.parametrize("epsilon", [0.0, 1.0])
 def test_exploration_plays_within_the_box(epsilon: float) -> None:
     """On Hard Move 4, whose plans in training leave the box by their noise: with epsilon = 1 no action does, and they are no plan's."""
