@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from causal_jax import networks
 from causal_jax.episodes import Window
 from causal_jax.noise import standard_normal
-from causal_jax.types import Key, Params
+from causal_jax.types import Key, Network, Params
 
 STRUCTURES = ("parallel", "masking", "sequential")
 CODES = ("one-hot", "bits")
@@ -292,3 +292,15 @@ def losses(spec: Spec, steps: Prediction, window: Window, rho: jax.Array, mode: 
 
     ends = jnp.mean(alive, axis=0) * jnp.mean(entropy, axis=0) @ weight if mode == "authors" else over_windows(entropy)
     return {"state": over_windows(state), "reward": over_windows(reward), "going": ends}
+
+
+def value_network(spec: Spec) -> Network:
+    """State values [...] of obs [..., S] (a last axis of 1): two hidden layers of the model's width."""
+    return networks.mlp(spec.obs_size, (spec.width, spec.width), 1, "relu", "torch")
+
+
+def value_loss(apply: Callable[..., jax.Array], params: Params, target: Params, window: Window, gamma: Any) -> jax.Array:
+    """Mean squared error of TD(0) over the first steps of windows [B, H]; a step that ended its episode is worth its reward alone."""
+    going, inside = window.going[:, 0].astype(jnp.float32), window.inside[:, 0].astype(jnp.float32)
+    goal = window.reward[:, 0] + gamma * going * jax.lax.stop_gradient(apply(target, window.next_obs[:, 0])[..., 0])
+    return jnp.mean(inside * jnp.square(apply(params, window.obs)[..., 0] - goal))

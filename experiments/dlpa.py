@@ -6,7 +6,8 @@
     python -m experiments.dlpa table                # the results as markdown
     python -m experiments.dlpa presets              # experiments/presets/<environment>-dlpa.json, for causal-jax train --preset
 
-Structure, horizon and reward networks are the authors' for each environment; theirs are not known for Catch Point (see BENCHMARKS).
+Structure, horizon and reward networks are the authors' for Platform, Goal and Hard Move 8, for the others those of an independent
+reproduction (a guess of its own for Hard Goal and Catch Point).
 Budgets are environment steps after the 50 random episodes, 25 updates each. A CPU step (plan and updates) took 50 to 100 ms on one core.
 Published: DLPA's scores as an independent reproduction quotes them, mean and spread; the authors' only public curve is Platform's.
 """
@@ -71,7 +72,7 @@ class Options:
     """demo: Platform and its report; study: learning curves and results; table: the results as markdown; presets: the files that
     causal-jax train --preset reads."""
     preset: Literal["cpu", "gpu"] = "cpu"
-    """The budget, and how many evaluated episodes are planned for at once (1, 64)."""
+    """The budget, how many evaluated episodes are planned for at once (1, 64), and whether plans that have ended are left out (cpu)."""
     mode: Literal["definition", "authors"] = "definition"
     """The loss as defined, or as the authors' code has it (results in dlpa_<environment>_authors.json)."""
     rates: Literal["best", "explored", "grounded", "authors"] = "best"
@@ -112,11 +113,12 @@ def checked(envs: tuple[str, ...]) -> tuple[str, ...]:
     return envs
 
 
-def algorithm_of(env: str, rates: str, mode: str = "definition", episodes_at_once: int = 1) -> tuple[dlpa.Config, dlpa.Hyper]:
+def algorithm_of(env: str, rates: str, mode: str = "definition", preset: str = "cpu") -> tuple[dlpa.Config, dlpa.Hyper]:
     """The settings of the algorithm on one environment; rates: a key of RATES."""
     changes = {**RATES[rates], **(OURS.get(env, {}) if rates == "explored" else {})}
     hyper = dlpa.Hyper(**{name: changes.pop(name) for name in tuple(changes) if name in dlpa.Hyper.__dataclass_fields__})
-    return dlpa.Config(**{**BENCHMARKS[env][0], **changes}, mode=mode, episodes_at_once=episodes_at_once), hyper
+    device = {"episodes_at_once": 64, "block": 0} if preset == "gpu" else {}
+    return dlpa.Config(**{**BENCHMARKS[env][0], **changes, **device}, mode=mode), hyper
 
 
 def preset(env: str) -> dict[str, Any]:
@@ -144,7 +146,7 @@ def settings_of(options: Options, env: str) -> Settings:
 
 def train(options: Options, env: str) -> Path:
     """DLPA on one environment; returns its run folder."""
-    config, hyper = algorithm_of(env, rates_of(options), options.mode, 1 if options.preset == "cpu" else 64)
+    config, hyper = algorithm_of(env, rates_of(options), options.mode, options.preset)
     config = dataclasses.replace(config, break_every=dlpa.break_steps(config))  # told: a run from before the default goes on if it is equal
     return train_run(resolve(settings_of(options, env), config, hyper), resume=True)
 

@@ -26,11 +26,11 @@ import numpy as np
 import optax
 from flax import struct
 
-from causal_jax import episodes, hybrid_planning, networks, optim, planning, spaces, world_models
+from causal_jax import episodes, hybrid_planning, optim, planning, spaces, world_models
 from causal_jax.episodes import Episodes
 from causal_jax.fields import option, validate
 from causal_jax.hybrid_planning import HybridProposal
-from causal_jax.types import Action, Algorithm, Env, Key, Metrics, Network, Obs, Params, Recall, UserError
+from causal_jax.types import Action, Algorithm, Env, Key, Metrics, Obs, Params, Recall, UserError
 from causal_jax.world_models import Spec
 
 EVALUATION_MODES = ("greedy",)  # planning with the model's draws is a matter of training
@@ -197,29 +197,15 @@ def proposal_of(space: spaces.Hybrid, config: Config, momentum: Any) -> HybridPr
     return hybrid_planning.table(space, config.horizon, momentum, config.least_std, config.proposal == "joint")
 
 
-def value_network(spec: Spec) -> Network:
-    """State values [...] of obs [..., S] (a last axis of 1): two hidden layers of the model's width."""
-    return networks.mlp(spec.obs_size, (spec.width, spec.width), 1, "relu", "torch")
-
-
 def imagined(spec: Spec, config: Config = Config()) -> Callable[..., jax.Array]:
     """What the learned model says plans are worth, for `planner`: world_models.returns."""
-    if not config.terminal_value:
-        return lambda params, key, obs, plans, gamma: world_models.returns(params, spec, key, obs, plans, gamma, block=config.block)
-    network = value_network(spec)
+    network = world_models.value_network(spec) if config.terminal_value else None
 
     def returns(params: Params, key: Key | None, obs: jax.Array, plans: Any, gamma: jax.Array) -> jax.Array:
-        values = lambda obs: network.apply(params["value"], obs)[..., 0]  # noqa: E731
-        return world_models.returns(params, spec, key, obs, plans, gamma, values, config.block)
+        value = (lambda obs: network.apply(params["value"], obs)[..., 0]) if network else None
+        return world_models.returns(params, spec, key, obs, plans, gamma, value, config.block)
 
     return returns
-
-
-def value_loss(apply: Callable[..., jax.Array], params: Params, target: Params, window: episodes.Window, gamma: Any) -> jax.Array:
-    """Mean squared error of TD(0) over the first steps of windows [B, H]; a step that ended its episode is worth its reward alone."""
-    going, inside = window.going[:, 0].astype(jnp.float32), window.inside[:, 0].astype(jnp.float32)
-    goal = window.reward[:, 0] + gamma * going * jax.lax.stop_gradient(apply(target, window.next_obs[:, 0])[..., 0])
-    return jnp.mean(inside * jnp.square(apply(params, window.obs)[..., 0] - goal))
 
 
 def planner(returns: Callable[..., jax.Array], space: spaces.Hybrid, config: Config) -> Any:
@@ -279,7 +265,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     space: Any = spaces.from_gymnax(env.action_space(env_params))
     unit = spaces.Hybrid(space.sizes)  # plans and networks have z in [-1, 1]
     plan = planner(imagined(spec, config), unit, config)
-    value = value_network(spec) if config.terminal_value else None
+    value = world_models.value_network(spec) if config.terminal_value else None
     length, horizon, breaks = config.episode_steps, config.loss_horizon or config.horizon, break_steps(config)
     in_unit = np.all(np.asarray(space.low) == -1.0) and np.all(np.asarray(space.high) == 1.0)
 
@@ -349,7 +335,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
             terms = world_models.losses(spec, steps, window, jnp.asarray(hyper.rho), config.mode)
             loss = hyper.state_weight * terms["state"] + hyper.reward_weight * terms["reward"] + hyper.going_weight * terms["going"]
             if value:
-                terms["value"] = value_loss(value.apply, params["value"], target, window, hyper.gamma)
+                terms["value"] = world_models.value_loss(value.apply, params["value"], target, window, hyper.gamma)
                 loss = loss + terms["value"]
             return loss / horizon, {"loss": loss, **{f"loss_{name}": x for name, x in terms.items()}}
 

@@ -226,7 +226,9 @@ def test_values_are_those_of_td() -> None:
         reward=jnp.asarray([[1.0], [4.0], [0.0]]), next_obs=jnp.asarray([[[2.0]], [[5.0]], [[0.0]]]),
         going=jnp.asarray([[True], [False], [False]]), inside=jnp.asarray([[True], [True], [False]]),
     )  # fmt: skip
-    loss, grads = jax.value_and_grad(lambda w, target: dlpa.value_loss(lambda w, x: w * x, w, target, window, 0.5), (0, 1))(3.0, 2.0)
+    loss, grads = jax.value_and_grad(lambda w, target: world_models.value_loss(lambda w, x: w * x, w, target, window, 0.5), (0, 1))(
+        3.0, 2.0
+    )
     np.testing.assert_allclose(loss, (0.0 + 4.0) / 3, rtol=1e-6)
     assert grads[1] == 0.0
 
@@ -243,7 +245,7 @@ def test_no_key_is_used_twice() -> None:
         return state, algorithm.step(key_step, state, hyper, task)[0]
 
     first, then = jax.jit(both)(key_init)
-    network = dlpa.value_network(dlpa.model_spec(env, params, config))
+    network = world_models.value_network(dlpa.model_spec(env, params, config))
     for key in jax.random.split(jax.random.split(key_init, 3)[0], len(world_models.HEADS)):
         drawn = jax.tree.leaves(network.init(key))[-1]
         assert not np.allclose(drawn, jax.tree.leaves(first.params["value"])[-1])
