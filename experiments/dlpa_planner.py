@@ -31,6 +31,7 @@ from experiments.dlpa import BENCHMARKS
 from experiments.records import RESULTS, command
 
 PROPOSALS = ("table", "sampled", "uniform")
+LEAST_STEPS = 50  # fewer errors have no quantile worth a point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +126,10 @@ def actions(options: Options) -> None:
 
 
 def errors(loaded: runs.Loaded, member: int, episodes: int, greedy: bool) -> np.ndarray:
-    """[H]: root mean squared error of the observation, in [-1, 1], h = 1 ... H steps ahead, H the planner's horizon.
+    """[W, H]: error of the observation h = 1 ... H steps ahead of every step that was played, H the planner's horizon.
 
-    Along episodes of the trained policy (greedy) or of random play; steps behind an end are left out.
+    An error is the root mean square over components, which are in [-1, 1]; NaN behind the end of an episode. Along episodes of the trained
+    policy (greedy) or of random play.
     """
     run, config = loaded.resolved, loaded.resolved.config
     env, (state, task) = run.env, member_of(loaded, member)
@@ -151,23 +153,34 @@ def errors(loaded: runs.Loaded, member: int, episodes: int, greedy: bool) -> np.
         _, steps = jax.lax.scan(body, (obs, env_state, jnp.ones((), bool), player.memory), keys)
         return steps
 
-    def ahead(first: jax.Array, k: jax.Array, z: jax.Array, then: jax.Array, alive: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def ahead(first: jax.Array, k: jax.Array, z: jax.Array, then: jax.Array, alive: jax.Array) -> jax.Array:
         def body(obs: jax.Array, action: Any) -> tuple[jax.Array, jax.Array]:
             obs = world_models.next_state(state.params, spec, obs, action[0], action[1], None)
             return obs, obs
 
         _, predicted = jax.lax.scan(body, first, (k, z))
-        return jnp.mean(jnp.square(predicted - then), axis=-1) * alive, alive
+        return jnp.where(alive, jnp.sqrt(jnp.mean(jnp.square(predicted - then), axis=-1)), jnp.nan)
 
-    def measure(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def measure(key: jax.Array) -> jax.Array:
         obs, k, z, then, alive = episode(key)
         at = jnp.arange(config.episode_steps)[:, None] + jnp.arange(horizon)
         inside, at = at < config.episode_steps, jnp.minimum(at, config.episode_steps - 1)
-        squares, count = jax.vmap(ahead)(obs, k[at], z[at], then[at], (alive[at] & inside).astype(jnp.float32))
-        return squares.sum(0), count.sum(0)
+        return jax.vmap(ahead)(obs, k[at], z[at], then[at], alive[at] & inside)
 
-    squares, count = jax.jit(lambda keys: jax.lax.map(measure, keys))(jax.random.split(jax.random.key(3), episodes))
-    return np.asarray(jnp.sqrt(squares.sum(0) / jnp.maximum(count.sum(0), 1.0)))
+    found = jax.jit(lambda keys: jax.lax.map(measure, keys))(jax.random.split(jax.random.key(3), episodes))
+    return np.asarray(found).reshape(-1, horizon)
+
+
+def quantiles(found: np.ndarray) -> dict[str, list[Any]]:
+    """Median and 90% quantile of errors [W, H] at every h, None where fewer than LEAST_STEPS are left; and how many are."""
+    left = np.sum(~np.isnan(found), axis=0)
+
+    def of(share: float) -> list[float | None]:
+        return [
+            round(float(np.nanquantile(column, share)), 4) if n >= LEAST_STEPS else None for column, n in zip(found.T, left, strict=True)
+        ]
+
+    return {"median": of(0.5), "upper": of(0.9), "steps": left.tolist()}
 
 
 def returns_of(loaded: runs.Loaded, horizon: int, episodes: int) -> list[float]:
@@ -196,7 +209,7 @@ def horizon(options: Options) -> None:
         raise UserError(f"run = {options.run!r}: must be a run of dlpa, not of {algorithm}")
     members = range(loaded.resolved.settings.members)
     error = {
-        label: np.mean([errors(loaded, member, options.episodes, greedy) for member in members], axis=0).round(4).tolist()
+        label: quantiles(np.concatenate([errors(loaded, member, options.episodes, greedy) for member in members]))
         for label, greedy in (("trained policy", True), ("random play", False))
     }
     rows = {}
@@ -208,8 +221,11 @@ def horizon(options: Options) -> None:
     with plots.figure_file(RESULTS / "dlpa_horizon.png", 9.0, 3.4) as figure:
         left, right = figure.subplots(1, 2)
         for label, values in error.items():
-            left.plot(range(1, len(values) + 1), values, marker="o", label=label)
-        left.set(title="Platform: error of the model", xlabel="steps ahead", ylabel="root mean square, observations in [-1, 1]")
+            known = [h for h, value in enumerate(values["median"]) if value is not None]
+            for quantity, style in (("median", "-"), ("upper", ":")):
+                told = f"{label}, median" if quantity == "median" else f"{label}, 90% quantile"
+                left.plot([h + 1 for h in known], [values[quantity][h] for h in known], marker="o", linestyle=style, label=told)
+        left.set(title="Platform: error of the model", xlabel="steps ahead", ylabel="error of observations in [-1, 1]")
         left.legend()
         x = list(map(int, rows))
         right.plot(x, [np.mean(y) for y in rows.values()], marker="o", label="mean")
