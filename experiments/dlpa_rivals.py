@@ -4,7 +4,7 @@
     python -m experiments.dlpa_rivals --env hard-move-4 --steps 50000
     python -m experiments.dlpa_rivals --table     # the results of an environment, and who is first in every one, as markdown
 
-Steps are counted from nothing: the random steps before learning (500; HyAR 10,000, the authors' 5,000 episodes; DLPA 50 episodes) are among
+Steps are counted from nothing: the random steps before learning (500; HyAR 10,000, its authors 5,000 episodes; DLPA 50 episodes) are among
 them. The level is 80% of the way from random play to DLPA's final score, both of experiments/results/dlpa_<environment>.json: scores are
 negative in half of the environments, where a share of the score itself means nothing.
 Published (HyAR, table 2, Platform, means of 5 runs of 200,000 steps): P-DQN 0.93, PADDPG 0.36, HHQN 0.46, HyAR-DDPG 0.87, HyAR-TD3 0.98.
