@@ -48,8 +48,8 @@ PUBLISHED = {  # V1 table 1: return in training and in the test, mean and standa
     "GNN": ((8.53, 0.83), (0.92, 0.51)), "NPS": ((3.13, 1.00), (0.91, 0.69)),
 }  # fmt: skip
 COLUMNS = {  # ID: recorded states, by whether the local graph is in force (not both red) or the global one (both red)
-    "return": "train", "return-test": "test", "success": "success %", "success-test": "test %", "accuracy_id": "RMSE ID, mm",
-    "accuracy_test": "test, mm", "f1_local": "F1 ID, local", "f1_global": "F1 ID, global", "f1_test": "F1 test",
+    "return": "train", "return-test": "test", "success": "success %", "success-test": "test %",
+    "accuracy_test": "RMSE test, mm", "f1_local": "F1 ID, local", "f1_global": "F1 ID, global", "f1_test": "F1 test",
     "shd_local": "SHD ID, local", "shd_global": "SHD ID, global", "shd_test": "SHD test",
 }  # fmt: skip
 
