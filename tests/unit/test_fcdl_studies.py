@@ -77,3 +77,14 @@ def test_an_unknown_variant_is_refused() -> None:
 def test_the_command_is_kept_without_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["fcdl_studies.py", "codes", "--folder", "runs/here", "--variants", "K=4", "K=8"])
     assert studies.command("fcdl_studies") == "python -m experiments.fcdl_studies codes --variants K=4 K=8"
+
+
+def test_a_label_runs_its_own_method_and_an_unknown_one_is_refused() -> None:
+    env, _ = make(studies.ENV)
+    for label, name in chemical.METHODS.items():
+        settings, config, _ = chemical.settings_of(chemical.Options("chemical"), studies.ENV, label)
+        assert settings.algorithm == name and settings.name.endswith(label.lower())
+        fcdl.dynamics_model(env, config)
+    assert {"GNN", "NPS", "GRADER"} == set(chemical.METHODS) - set(chemical.STUDIED)
+    with pytest.raises(UserError, match="methods = 'GNM': must be among FCDL, NCD"):
+        chemical.main(chemical.Options("chemical", methods=("GNM",)))
