@@ -83,7 +83,8 @@ def test_a_label_runs_its_own_method_and_an_unknown_one_is_refused() -> None:
     env, _ = make(studies.ENV)
     for label, name in chemical.METHODS.items():
         settings, config, _ = chemical.settings_of(chemical.Options("chemical"), studies.ENV, label)
-        assert settings.algorithm == name and settings.name.endswith(label.lower())
+        assert settings.algorithm == name
+        assert settings.name.endswith(label.lower())
         fcdl.dynamics_model(env, config)
     assert {"GNN", "NPS", "GRADER"} == set(chemical.METHODS) - set(chemical.STUDIED)
     with pytest.raises(UserError, match="methods = 'GNM': must be among FCDL, NCD"):
