@@ -64,8 +64,8 @@ class Options:
     """Labels of the methods; default all."""
     members: int = 4
     """Seeds: initialisations, and the random data."""
-    iterations: int = 1500
-    """Updates."""
+    iterations: int = 8000
+    """Updates; after 1,500 nothing separates FCDL from NCD."""
     reg: float = REG
     """Weight of the sparsity term of FCDL and NCD; another than the published one gets run folders and a results file of its own."""
     episodes: int = 10
@@ -86,7 +86,7 @@ def settings_of(options: Options, label: str) -> tuple[Settings, fcdl.Config, fc
     if label not in METHODS:
         raise UserError(f"methods = {label!r}: must be one of {', '.join(METHODS)}")
     name = chemical.METHODS[label]
-    name_of_run = f"magnetic-study-{label.lower()}{suffix(options)}"
+    name_of_run = f"magnetic-study-{label.lower()}-{options.iterations}{suffix(options)}"
     config = fcdl.Config(**{**ALGORITHMS[name].preset, **FIELDS, **LEARNED.get(label, {}), **(SMALL if options.small else {})})
     settings = Settings(
         algorithm=name, env="magnetic", env_options=("physics=closed",), members=options.members, evaluations=1,
