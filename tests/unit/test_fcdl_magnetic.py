@@ -22,7 +22,11 @@ def test_every_method_of_magnetic_can_be_built() -> None:
             assert config.learn_upper == config.learn_action == (label in ("FCDL", "NCD"))
     other = magnetic.Options(reg=1.0)
     settings, _, hyper = magnetic.settings_of(other, "NCD")
-    assert (settings.name, hyper.reg, magnetic.results_file(other).name) == ("magnetic-study-ncd-8000-reg-1", 1.0, "fcdl_magnetic-reg-1.json")
+    assert (settings.name, hyper.reg, magnetic.results_file(other).name) == (
+        "magnetic-study-ncd-8000-reg-1",
+        1.0,
+        "fcdl_magnetic-reg-1.json",
+    )
     with pytest.raises(UserError, match="methods = 'CDL': must be one of FCDL, NCD"):
         magnetic.settings_of(magnetic.Options(), "CDL")
 
