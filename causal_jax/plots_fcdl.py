@@ -167,7 +167,7 @@ def code_histograms(usage: Mapping[str, ArrayLike], path: Path | str) -> Path:
 def training_trace(
     trace: Mapping[str, tuple[ArrayLike, ArrayLike]], reference: Mapping[str, tuple[ArrayLike, ArrayLike]], path: Path | str
 ) -> Path:
-    """Our training against a recorded one: a panel a quantity, thin lines members, bold their mean, dashed with dots the record.
+    """Our training against a recorded one: a panel a quantity, thin lines members, bold their mean, dashed the record (with dots if it has few).
 
     Args: trace: name -> (steps [T], values [R, T]); reference: name -> (steps, values), both [any]; names without one have none.
       pred, reg, commit and codes get longer titles. Raises: UserError for shapes that do not fit.
@@ -189,8 +189,9 @@ def training_trace(
             label = f"ours, mean of {len(members)}" if len(members) > 1 else "ours"
             (handles[label],) = axes.plot(x, members.mean(axis=0), color=PALETTE[0], marker=marker, zorder=3)
             if name in reference:
-                look: Any = {"color": PALETTE[1], "linestyle": LINES[1], "linewidth": 1.6, "marker": "o", "markersize": 4, "zorder": 4}
-                (handles["recorded"],) = axes.plot(*(np.asarray(part) for part in reference[name]), **look)
+                at, record = (np.asarray(part) for part in reference[name])
+                look: Any = {"color": PALETTE[1], "linestyle": LINES[1], "linewidth": 1.6, "markersize": 4, "zorder": 4}
+                (handles["recorded"],) = axes.plot(at, record, marker="o" if len(at) <= 20 else None, **look)
             axes.set_title(NAMES.get(name, name.replace("_", " ")), fontsize=10, pad=5)
             axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))

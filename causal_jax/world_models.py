@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from causal_jax import networks
+from causal_jax import networks, row_blocks
 from causal_jax.episodes import Window
 from causal_jax.noise import standard_normal
 from causal_jax.types import Key, Network, Params
@@ -221,7 +221,7 @@ def returns(
 
     def by_blocks(carry: Any, inputs: Any) -> tuple[Any, None]:
         (obs, alive), total, order, discount = carry
-        first, num = _true_first(alive)
+        first, num = row_blocks.true_first(alive)
         obs, total, order = obs[first], total[first], order[first]
         inputs = jax.tree.map(lambda x: x[order], inputs)
 
@@ -248,40 +248,50 @@ def returns(
     return jnp.where(jnp.isnan(total), 0.0, total)
 
 
-def _true_first(mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(the order [P] that puts what is True first and otherwise changes nothing, how many are True)."""
-    num = jnp.sum(mask)
-    place = jnp.where(mask, jnp.cumsum(mask) - 1, num + jnp.cumsum(~mask) - 1)
-    return jnp.zeros_like(place).at[place].set(jnp.arange(mask.size, dtype=place.dtype), unique_indices=True), num
+def unroll(params: Any, spec: Spec, key: Key | None, window: Window, counted: jax.Array | None = None, block: int = 0) -> Prediction:
+    """Predictions [B, H, ...] along the actions of windows [B, H], each from the prediction before; key as in `returns`.
 
-
-def unroll(params: Any, spec: Spec, key: Key | None, window: Window) -> Prediction:
-    """Predictions [B, H, ...] along the actions of windows [B, H], each from the prediction before; key as in `returns`."""
+    block: 0: of all steps. Else rewards and logits only of the counted ones (bool [B, H]), so many at a time, zeros for the others.
+    """
     count, horizon = window.k.shape
     noise = None if key is None else standard_normal(key, (horizon, count, spec.num_outputs))
     size = spec.obs_size
 
     def body(obs: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
-        k, z, noise = inputs
-        obs = next_state(params, spec, obs, k, z, noise)
+        obs = next_state(params, spec, obs, *inputs)
         return obs, obs
 
     k, z = window.k.T, jnp.swapaxes(window.z, 0, 1)
     _, states = jax.lax.scan(body, window.obs, (k, z, None if noise is None else noise[..., :size]))
-    steps = outcome(params, spec, states, k, z, None if noise is None else noise[..., size:])
+    rest = (k, z, None if noise is None else noise[..., size:])
+    if block and counted is not None:
+        rows, obs, rest = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (counted.T, states, rest))
+        heads = {name: params[name] for name in spec.heads if name != "dynamics"}
+        steps = row_blocks.where(rows, lambda params, obs, rest: outcome(params, spec, obs, *rest)[1:], heads, obs, rest, block)
+        steps = Prediction(states, *jax.tree.map(lambda x: x.reshape(horizon, count, *x.shape[1:]), steps))
+    else:
+        steps = outcome(params, spec, states, *rest)
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), steps)
+
+
+def counted(window: Window, mode: str = "definition") -> jax.Array:
+    """Which steps of windows [B, H] the losses look at, bool [B, H]: those up to the end of the episode, that one included.
+
+    mode "authors": steps behind a cut count like an end.
+    """
+    going = window.going
+    before = jnp.cumprod(jnp.concatenate([jnp.ones_like(going[:, :1]), going[:, :-1]], axis=1), axis=1) > 0
+    return before if mode == "authors" else before & window.inside
 
 
 def losses(spec: Spec, steps: Prediction, window: Window, rho: jax.Array, mode: str = "definition") -> dict[str, jax.Array]:
     """The H-step losses "state", "reward" and "going", means over windows [B, H] of sums over steps discounted by rho.
 
-    Squared error of states (mean over components) and rewards, cross-entropy of going on, of the steps up to the end of the episode (that
-    one included). The reward network is that of what really happened. mode "authors": the cross-entropy of ALL steps counts, times the
-    share of windows that have not ended, as their [B] x [B, 1] product has it; and steps behind a cut count like an end.
+    Squared error of states (mean over components) and rewards, cross-entropy of going on, of the steps that count (`counted`). The reward
+    network is that of what really happened. mode "authors": the cross-entropy of ALL steps counts, times the share of windows that have
+    not ended, as their [B] x [B, 1] product has it.
     """
-    going = window.going
-    alive = jnp.cumprod(jnp.concatenate([jnp.ones_like(going[:, :1]), going[:, :-1]], axis=1), axis=1)
-    alive = alive.astype(jnp.float32) if mode == "authors" else alive * window.inside
+    going, alive = window.going, counted(window, mode).astype(jnp.float32)
     weight = rho ** jnp.arange(going.shape[1])
     state = jnp.mean(jnp.square(steps.next_obs - window.next_obs), axis=-1)
     reward = jnp.square(jnp.where(going, steps.reward, steps.last_reward) - window.reward)

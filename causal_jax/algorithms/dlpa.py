@@ -77,8 +77,8 @@ class Config:
     plan_iterations: int = option(6, low=1)
     """Iterations of the planner."""
     block: int = option(250, low=0)
-    """Plans that are imagined together: those that the model has ended are left out by so many at a time. 0: all in one, ended or not,
-    which suits a GPU. Same numbers."""
+    """Plans that are imagined together: those that the model has ended are left out by so many at a time, and in training the steps behind
+    the end of a window's episode, by `batch_size`. 0: all in one, ended or not, which suits a GPU. Same numbers."""
     least_std: float = option(0.0, low=0.0)
     """Floor of a fitted deviation of the planner, in units of z; not of the noise that training adds to the z it plays. The authors have
     none. Not for uniform, which fits nothing."""
@@ -205,7 +205,8 @@ def imagined(spec: Spec, config: Config = Config()) -> Callable[..., jax.Array]:
         value = (lambda obs: network.apply(params["value"], obs)[..., 0]) if network else None
         return world_models.returns(params, spec, key, obs, plans, gamma, value, config.block)
 
-    return returns
+    # members one after the other: the blocks of all together would go on until the last of them has none left
+    return jax.custom_batching.sequential_vmap(returns) if config.block else returns
 
 
 def planner(returns: Callable[..., jax.Array], space: spaces.Hybrid, config: Config) -> Any:
@@ -267,6 +268,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     plan = planner(imagined(spec, config), unit, config)
     value = world_models.value_network(spec) if config.terminal_value else None
     length, horizon, breaks = config.episode_steps, config.loss_horizon or config.horizon, break_steps(config)
+    block = config.batch_size if config.block and config.mode == "definition" else 0  # authors: the cross-entropy of all steps counts
     in_unit = np.all(np.asarray(space.low) == -1.0) and np.all(np.asarray(space.high) == 1.0)
 
     def played(action: Action) -> Action:
@@ -331,7 +333,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         key, window = inputs
 
         def total(params: Params) -> tuple[jax.Array, Metrics]:
-            steps = world_models.unroll(params, spec, key, window)
+            steps = world_models.unroll(params, spec, key, window, world_models.counted(window), block)
             terms = world_models.losses(spec, steps, window, jnp.asarray(hyper.rho), config.mode)
             loss = hyper.state_weight * terms["state"] + hyper.reward_weight * terms["reward"] + hyper.going_weight * terms["going"]
             if value:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "causal_jax"
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
 RANKS = (  # a module may import modules of its own line and of the lines before; a name stands for itself or for its folder
     {"types"},
-    {"fields", "parallel", "noise"},
+    {"fields", "parallel", "noise", "row_blocks"},
     {"spaces", "mdp", "networks", "distributions", "returns", "losses", "optim", "normalize", "statistics"},
     {"replay", "rollout", "planning", "causal", "envs", "datasets", "mimic", "exploration", "episodes", "hybrid_planning", "world_models",
      "off_policy", "hybrid_embedding"},

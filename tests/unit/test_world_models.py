@@ -1,5 +1,7 @@
 """World models: sizes of the published networks, their first outputs, imagined returns and the loss against a plain computation."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,6 +182,31 @@ def test_rewards_and_ends_teach_the_dynamics_too() -> None:
         assert float(jnp.abs(grads["dynamics"]["second"]["kernel"]).max()) > 0.0
 
 
+@pytest.mark.parametrize("structure", wm.STRUCTURES)
+def test_leaving_out_steps_behind_the_end_changes_no_loss_and_no_gradient(structure: str) -> None:
+    """Windows that end after 1 to 4 of 4 steps, some by a cut; steps that do not count are predicted as zeros."""
+    spec = wm.Spec(6, 3, 1, structure, 8, reward="linear", two_rewards=True)
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), wm.init(KEY, spec))
+    length = jnp.arange(8)[:, None] % 4 + 1
+    inside = jnp.arange(4) < length
+    going = inside & ((jnp.arange(4) < length - 1) | (jnp.arange(8)[:, None] < 4))
+    numbers = jax.random.uniform(jax.random.key(1), (8, 4, 6))
+    window = Window(numbers[:, 0], jnp.arange(32).reshape(8, 4) % 3, numbers[..., :1], numbers[..., 1], numbers, going, inside)
+    counted = wm.counted(window)
+    assert counted.tolist() == inside.tolist()
+
+    def total(params: Any, block: int) -> jax.Array:
+        steps = wm.unroll(params, spec, KEY, window, counted, block)
+        return sum(wm.losses(spec, steps, window, jnp.asarray(0.9)).values(), jnp.zeros(()))
+
+    (value, grads), (whole, want) = (jax.jit(jax.value_and_grad(total), static_argnums=1)(params, block) for block in (5, 0))
+    assert float(value) == pytest.approx(float(whole), rel=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), grads, want)
+    steps = wm.unroll(params, spec, KEY, window, counted, 5)
+    assert not np.asarray(steps.reward)[~np.asarray(inside)].any()
+    assert np.asarray(steps.reward)[np.asarray(inside)].all()
+
+
 @pytest.mark.parametrize("block", [4, 16, 37, 64])
 @pytest.mark.parametrize("members", [0, 2])
 def test_leaving_out_plans_that_have_ended_changes_no_number(block: int, members: int) -> None:
@@ -193,7 +220,7 @@ def test_leaving_out_plans_that_have_ended_changes_no_number(block: int, members
     def value(obs: jax.Array) -> jax.Array:
         return 10.0 + obs[:, 0]
 
-    def returns(params: wm.Params, key: jax.Array, block: int) -> jax.Array:
+    def returns(params: Any, key: jax.Array, block: int) -> jax.Array:
         return wm.returns(params, spec, key, jnp.ones(3), plans, jnp.float32(0.9), value, block)
 
     if members:
