@@ -167,7 +167,7 @@ def code_histograms(usage: Mapping[str, ArrayLike], path: Path | str) -> Path:
 def training_trace(
     trace: Mapping[str, tuple[ArrayLike, ArrayLike]], reference: Mapping[str, tuple[ArrayLike, ArrayLike]], path: Path | str
 ) -> Path:
-    """Our training against a recorded one: a panel a quantity, thin lines members, bold their mean, dashed the record (with dots if it has few).
+    """Our training against a recorded one: a panel a quantity, thin lines members, bold their mean, dashed (dots if few) the record.
 
     Args: trace: name -> (steps [T], values [R, T]); reference: name -> (steps, values), both [any]; names without one have none.
       pred, reg, commit and codes get longer titles. Raises: UserError for shapes that do not fit.
