@@ -111,7 +111,7 @@ class Hyper:
     """Weight of the commitment loss."""
     vq: float = option(1.0, low=0.0)
     """Weight of the codebook loss, where codes are learned by gradient."""
-    edge_target: float = option(0.2, low=0.0, high=1.0)
+    edge_target: float = option(0.4, low=0.0, high=1.0)
     """Sparsity "target": mean probability wanted of the learned edges."""
     dual_lr: float = option(1e-2, low=0.0)
     """Sparsity "target": step size of the logarithm of the weight."""
