@@ -1,8 +1,10 @@
 """The device mesh. Members of a population lie along `pop`: every device runs the program on its own members, so none ever waits for
 another. The environments and minibatches of each member lie along `data`: the compiler splits the work and adds up the gradients.
 
-Along `pop` the program is a shard_map, along `data` a jit with shardings. The rule for `data`: a `rollout.Cursor` in an algorithm's state
-has a leading axis of environments [N], which is split; all else is whole on every device. Further hints are in parallel.py.
+Along `pop` the program is a shard_map, along `data` a jit with shardings. Members that the devices do not divide are split as evenly as
+can be: every device keeps all of them between two calls and works on its own, the last device perhaps on a member that is then left out.
+The rule for `data`: a `rollout.Cursor` in an algorithm's state has a leading axis of environments [N], which is split; all else is whole
+on every device. Further hints are in parallel.py.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from causal_jax.rollout import Cursor
 from causal_jax.types import UserError
 
 AXES = ("pop", "data")
+COPIES = 4  # at most so many devices keep all members
 
 
 def parse(text: str) -> dict[str, int]:
@@ -36,20 +39,22 @@ def parse(text: str) -> dict[str, int]:
 
 
 def make_mesh(num_members: int, text: str = "", batch: dict[str, int] | None = None) -> Mesh:
-    """The mesh that `text` names, e.g. "pop=4,data=2"; empty: members along as many devices as divide them.
+    """The mesh that `text` names, e.g. "pop=4,data=2"; empty: the members along devices so that none has more of them than need be.
 
     Args: batch: {what: size} of the axes that `data` splits (`batch_sizes` of an algorithm); None: not known, not checked.
-    Raises: UserError when the devices do not exist, or do not divide the members or the batch; when several processes train and a
+    Raises: UserError when devices do not exist, are more than the members, or do not divide the batch; when several processes train and a
       device is left out.
     """
     available = len(jax.devices())
-    sizes = parse(text) if text else {"pop": max(n for n in range(1, available + 1) if num_members % n == 0), "data": 1}
+    sizes = parse(text) if text else {"pop": _spread(num_members, available), "data": 1}
     text = ",".join(f"{name}={size}" for name, size in sizes.items())
     total = math.prod(sizes.values())
     if total > available:
         raise UserError(f"mesh = {text!r}: must be at most {available}, the number of devices here")
-    if num_members % sizes["pop"]:
-        raise UserError(f"mesh = {text!r}: pop must divide the {num_members} members")
+    if sizes["pop"] > num_members:
+        raise UserError(f"mesh = {text!r}: pop must be at most {num_members}, the number of members")
+    if num_members % sizes["pop"] and (sizes["data"] > 1 or jax.process_count() > 1):
+        raise UserError(f"mesh = {text!r}: pop must divide the {num_members} members, with data or several processes")
     if sizes["data"] > 1 and batch == {}:
         raise UserError(f"mesh = {text!r}: data must be 1, this algorithm has no environments or minibatches to split")
     for name, size in (batch or {}).items():
@@ -60,6 +65,19 @@ def make_mesh(num_members: int, text: str = "", batch: dict[str, int] | None = N
     return Mesh(np.asarray(jax.devices()[:total]).reshape(tuple(sizes.values())), AXES)
 
 
+def _spread(num_members: int, available: int) -> int:
+    """Devices for the members: as many as divide them, or up to COPIES that do not where the fullest of those then has fewer."""
+    even = max(n for n in range(1, available + 1) if num_members % n == 0)
+    rounds = -(-num_members // min(available, COPIES))
+    uneven = -(-num_members // rounds)
+    return uneven if rounds < num_members // even and jax.process_count() == 1 else even
+
+
+def copies(mesh: Mesh, num_members: int) -> int:
+    """On how many devices every member lies: 1, or all of them where the members cannot be split evenly."""
+    return mesh.size if num_members % mesh.shape["pop"] else 1
+
+
 def batch_sizes(module: Any, config: Any) -> dict[str, int]:
     """{what: size} of what a `data` axis splits: the algorithm module's own `batch_sizes`, else its number of environments."""
     if hasattr(module, "batch_sizes"):
@@ -68,18 +86,25 @@ def batch_sizes(module: Any, config: Any) -> dict[str, int]:
 
 
 def shardings(run: Any, mesh: Mesh) -> Any:
-    """Where the leaves of a training.Run lie: members [M, ...] along `pop`, a Cursor's environments [M, N, ...] along `data`."""
-    whole, members = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("pop"))
+    """Where the leaves of a training.Run lie: members [M, ...] along `pop`, a Cursor's environments [M, N, ...] along `data`.
+
+    Members that `pop` does not divide lie on every device.
+    """
+    whole, members = NamedSharding(mesh, PartitionSpec()), _of_members(mesh, run.key.shape[0])
     split = NamedSharding(mesh, PartitionSpec(*AXES))
 
     def place(part: Any) -> Any:
-        if not isinstance(part, Cursor):
-            return members
         size = mesh.shape["data"]
+        if not isinstance(part, Cursor) or size == 1:
+            return members
         return jax.tree.map(lambda x: split if x.ndim > 1 and x.shape[1] % size == 0 else members, part)
 
     placed = jax.tree.map(place, run._replace(t=None), is_leaf=lambda part: isinstance(part, Cursor))
     return placed._replace(t=whole)
+
+
+def _of_members(mesh: Mesh, num_members: int) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec() if num_members % mesh.shape["pop"] else PartitionSpec("pop"))
 
 
 def place(tree: Any, shardings: Any) -> Any:
@@ -106,17 +131,16 @@ def everywhere(tree: Any) -> Any:
     return place(tree, NamedSharding(Mesh(np.asarray(jax.devices()), ("pop",)), PartitionSpec()))
 
 
-def _by_axes(task_axes: Any, shared: Any, per_member: Any) -> Any:
-    """`task_axes` with `shared` for None and `per_member` for 0."""
-    if task_axes is None:
-        return shared
-    return jax.tree.map(lambda axis: shared if axis is None else per_member, task_axes, is_leaf=lambda axis: axis is None)
+def _by_member(use: Callable[[int, Any], Any], axes: Any, tree: Any, shared: Callable[[Any], Any] = lambda x: x) -> Any:
+    """use(axis, leaf) of the leaves with an axis of members, shared(leaf) of the others. axes: as for vmap, a prefix pytree of the tree."""
+    places = jax.tree.map(lambda axis: -1 if axis is None else axis, axes, is_leaf=lambda axis: axis is None)
+    return jax.tree.map(lambda axis, x: shared(x) if axis < 0 else use(axis, x), jax.tree.broadcast(places, tree), tree)
 
 
 def shard_task(task: Any, task_axes: Any, mesh: Mesh) -> Any:
     """Place the parts of a task that differ by member (axis 0 in task_axes) along `pop`, the others on every device."""
-    whole, members = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("pop"))
-    return place(task, jax.tree.broadcast(_by_axes(task_axes, whole, members), task))
+    whole = NamedSharding(mesh, PartitionSpec())
+    return place(task, _by_member(lambda axis, x: _of_members(mesh, x.shape[axis]), task_axes, task, lambda x: whole))
 
 
 def mesh_of(run: Any) -> Mesh | None:
@@ -133,12 +157,31 @@ def over_members(function: Callable[..., Any], mesh: Mesh | None, in_axes: tuple
     if mesh is None:
         return function
 
+    num_devices = mesh.shape["pop"]
+
     def specs(axes: Any) -> Any:
         return jax.tree.map(
             lambda axis: PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "pop"), axes, is_leaf=lambda axis: axis is None
         )
 
-    sharded = jax.shard_map(function, mesh=mesh, in_specs=specs(in_axes), out_specs=specs(out_axes), axis_names={"pop"}, check_vma=False)
+    def shard(function: Callable[..., Any], in_specs: Any) -> Callable[..., Any]:
+        return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=specs(out_axes), axis_names={"pop"}, check_vma=False)
+
+    def sharded(*arguments: Any) -> Any:
+        sizes: set[int] = set()
+        _by_member(lambda axis, x: sizes.add(x.shape[axis]), in_axes, arguments)
+        (num_members,) = sizes
+        if num_members % num_devices == 0:
+            return shard(function, specs(in_axes))(*arguments)
+        rounds = -(-num_members // num_devices)
+
+        def of_mine(*arguments: Any) -> Any:
+            mine = jnp.minimum(jax.lax.axis_index("pop") * rounds + jnp.arange(rounds), num_members - 1)
+            return function(*_by_member(lambda axis, x: jnp.take(x, mine, axis), in_axes, arguments))
+
+        found = shard(of_mine, PartitionSpec())(*arguments)
+        return _by_member(lambda axis, x: jax.lax.slice_in_dim(x, 0, num_members, axis=axis), out_axes, found)
+
     return sharded
 
 

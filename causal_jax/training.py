@@ -195,7 +195,8 @@ def compile_run(
         traced = [program.trace(run, task, num)]
         if evaluate is not None:
             traced.append(jax.jit(evaluate_function(evaluate, task_axes, mesh)).trace(run, task))
-        on_estimate(memory.size_of((run, task)) + max(memory.peak(x.jaxpr.jaxpr) for x in traced))
+        copies = 1 if mesh is None else meshes.copies(mesh, run.key.shape[0])
+        on_estimate(copies * memory.size_of((run, task)) + max(memory.peak(x.jaxpr.jaxpr) for x in traced))
         programs = [x.lower().compile(compiler_options=options) for x in traced]
         finite = jax.jit(guard.finite).lower(run.state).compile(compiler_options=options)
     seconds = time.perf_counter() - began

@@ -5,12 +5,14 @@ Every figure stands beside the CPU time that it took, of all threads: on a share
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
-from causal_jax import memory, spaces
+from causal_jax import memory, mesh, spaces, training
 from causal_jax.algorithms import dlpa
 from causal_jax.envs import make
 from experiments.benchmarks.dynamics import seconds_of
@@ -44,16 +46,22 @@ def plan_seconds(sizes: Sizes, env_id: str, **fields: Any) -> Callable[[], float
 
 
 def step_seconds(sizes: Sizes, members: int, updates: int, **fields: Any) -> Callable[[], float]:
-    """A measurement: seconds of a step of all members on Platform, with `updates` updates."""
+    """A measurement: seconds of a step of all members on Platform, with `updates` updates, placed on the cores as runs place them."""
     env, params = make(PLATFORM)
-    algorithm = dlpa.build(env, params, config_of(sizes, PLATFORM, num_updates=updates, **fields))
-    hyper, task = dlpa.Hyper(), dlpa.Task(params)
-    states = jax.jit(jax.vmap(lambda key: algorithm.init(key, hyper, task)))(jax.random.split(jax.random.key(0), members))
+    algorithm, task = dlpa.build(env, params, config_of(sizes, PLATFORM, num_updates=updates, **fields)), dlpa.Task(params)
+    hyper, seeds, _ = training.grid(dlpa.Hyper(), range(members))
+    run = training.start(algorithm, seeds, hyper, task, mesh=mesh.make_mesh(members))
+    compiled = training.compile_run(algorithm, run, task, sizes.updates)
 
-    def step(key: jax.Array, states: dlpa.State) -> Any:
-        return jax.vmap(lambda key, state: algorithm.step(key, state, hyper, task))(jax.random.split(key, members), states)
+    def measure() -> float:
+        nonlocal run
+        began = time.perf_counter()
+        run, metrics = compiled.chunk(run, task, np.int32(sizes.updates))
+        jax.block_until_ready((run, metrics))
+        return (time.perf_counter() - began) / sizes.updates
 
-    return seconds_of(step, (states,), sizes.updates)
+    measure()
+    return measure
 
 
 def planning(sizes: Sizes) -> dict[str, Any]:

@@ -54,6 +54,13 @@ for name in sys.argv[2:]:
     for metric, x in split.items():
         scale = max(1.0, float(np.nanmax(np.abs(curve[metric]), initial=0.0)))
         np.testing.assert_allclose(x, curve[metric], rtol=1e-4, atol=1e-4 * scale, err_msg=metric)
+    # members that the devices do not divide: two on the first, one on each of the others, and no one's numbers differ
+    uneven, split, _ = advance(case, "pop=3")
+    law.assert_close(uneven, alone)
+    assert [shard.data.shape[0] for shard in jax.tree.leaves(uneven.state)[0].addressable_shards] == [4] * 3
+    for metric, x in split.items():
+        scale = max(1.0, float(np.nanmax(np.abs(curve[metric]), initial=0.0)))
+        np.testing.assert_allclose(x, curve[metric], rtol=1e-4, atol=1e-4 * scale, err_msg=metric)
     # started on the mesh: the same members
     placed = mesh.make_mesh(4, "pop=4")
     task = mesh.shard_task(case.task, case.task_axes, placed)
@@ -95,7 +102,8 @@ def test_every_algorithm_on_four_devices() -> None:
         ("pop=0", None, "mesh = 'pop=0': must be pop=P,data=D"),
         ("pop=1,envs=2", None, "mesh = 'pop=1,envs=2': must be pop=P,data=D"),
         ("pop=4096", None, "mesh = 'pop=4096,data=1': must be at most"),
-        ("pop=2", None, "mesh = 'pop=2,data=1': pop must divide the 3 members"),
+        ("pop=4", None, "mesh = 'pop=4,data=1': pop must be at most 3, the number of members"),
+        ("pop=2,data=2", None, "mesh = 'pop=2,data=2': pop must divide the 3 members, with data or several processes"),
         ("data=2", {"num_envs": 5}, "mesh = 'pop=1,data=2': data must divide num_envs = 5"),
         ("data=2", {}, "mesh = 'pop=1,data=2': data must be 1"),
     ],
@@ -105,3 +113,11 @@ def test_bad_sizes_are_one_line(text: str, batch: dict[str, int] | None, line: s
     with pytest.raises(UserError, match=r"^mesh = ") as error:
         mesh.make_mesh(3, text, batch)
     assert line in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("members", "devices", "pop"),
+    [(1, 2, 1), (3, 2, 2), (5, 2, 2), (8, 2, 2), (6, 4, 3), (7, 4, 4), (5, 8, 5), (17, 16, 4), (32, 16, 16), (34, 16, 4)],
+)
+def test_members_lie_along_devices_so_that_none_has_more_than_need_be(members: int, devices: int, pop: int) -> None:
+    assert mesh._spread(members, devices) == pop
