@@ -1,8 +1,9 @@
 """The device mesh. Members of a population lie along `pop`: every device runs the program on its own members, so none ever waits for
 another. The environments and minibatches of each member lie along `data`: the compiler splits the work and adds up the gradients.
 
-Along `pop` the program is a shard_map, along `data` a jit with shardings. Members that the devices do not divide are split as evenly as
-can be: every device keeps all of them between two calls and works on its own, the last device perhaps on a member that is then left out.
+Along `pop` the program is a shard_map, along `data` a jit with shardings. Members that the devices do not divide: every device has all of
+them before a call and works on its own, the last ones perhaps on one that is then left out; the host puts them together again once all
+devices are done (`gathered`; in the program, a device that waits for another longer than a minute would end the process).
 The rule for `data`: a `rollout.Cursor` in an algorithm's state has a leading axis of environments [N], which is split; all else is whole
 on every device. Further hints are in parallel.py.
 """
@@ -10,6 +11,7 @@ on every device. Further hints are in parallel.py.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -65,12 +67,17 @@ def make_mesh(num_members: int, text: str = "", batch: dict[str, int] | None = N
     return Mesh(np.asarray(jax.devices()[:total]).reshape(tuple(sizes.values())), AXES)
 
 
+def even(num_members: int, available: int) -> int:
+    """The most devices that divide the members."""
+    return max(n for n in range(1, available + 1) if num_members % n == 0)
+
+
 def _spread(num_members: int, available: int) -> int:
     """Devices for the members: as many as divide them, or up to COPIES that do not where the fullest of those then has fewer."""
-    even = max(n for n in range(1, available + 1) if num_members % n == 0)
+    most = even(num_members, available)
     rounds = -(-num_members // min(available, COPIES))
     uneven = -(-num_members // rounds)
-    return uneven if rounds < num_members // even and jax.process_count() == 1 else even
+    return uneven if rounds < num_members // most and jax.process_count() == 1 else most
 
 
 def copies(mesh: Mesh, num_members: int) -> int:
@@ -153,6 +160,7 @@ def over_members(function: Callable[..., Any], mesh: Mesh | None, in_axes: tuple
     """`function` of whole populations as a program in which every device has only its own members.
 
     Args: in_axes, out_axes: as for vmap, the place of the member axis in the arguments and results (prefix pytrees of None, 0, 1).
+    Returns: results for all members; for more, up to a multiple of the devices, where these do not divide them (see `gathered`).
     """
     if mesh is None:
         return function
@@ -168,9 +176,9 @@ def over_members(function: Callable[..., Any], mesh: Mesh | None, in_axes: tuple
         return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=specs(out_axes), axis_names={"pop"}, check_vma=False)
 
     def sharded(*arguments: Any) -> Any:
-        sizes: set[int] = set()
-        _by_member(lambda axis, x: sizes.add(x.shape[axis]), in_axes, arguments)
-        (num_members,) = sizes
+        sizes: list[int] = []
+        _by_member(lambda axis, x: sizes.append(x.shape[axis]), in_axes, arguments)
+        num_members = sizes[0]
         if num_members % num_devices == 0:
             return shard(function, specs(in_axes))(*arguments)
         rounds = -(-num_members // num_devices)
@@ -179,10 +187,20 @@ def over_members(function: Callable[..., Any], mesh: Mesh | None, in_axes: tuple
             mine = jnp.minimum(jax.lax.axis_index("pop") * rounds + jnp.arange(rounds), num_members - 1)
             return function(*_by_member(lambda axis, x: jnp.take(x, mine, axis), in_axes, arguments))
 
-        found = shard(of_mine, PartitionSpec())(*arguments)
-        return _by_member(lambda axis, x: jax.lax.slice_in_dim(x, 0, num_members, axis=axis), out_axes, found)
+        return shard(of_mine, PartitionSpec())(*arguments)
 
     return sharded
+
+
+def gathered(tree: Any, mesh: Mesh, num_members: int, axis: int = 0) -> Any:
+    """What a program of `over_members` returned, with these members alone and all of them on every device. Waits for all devices."""
+    return _gather(jax.block_until_ready(tree), mesh, num_members, axis)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _gather(tree: Any, mesh: Mesh, num_members: int, axis: int) -> Any:
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(jax.lax.slice_in_dim(x, 0, num_members, axis=axis), whole), tree)
 
 
 def ambient(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:

@@ -6,14 +6,20 @@ They are nothing where the program is not compiled for a mesh with such an axis 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.flatten_util
 from jax.sharding import PartitionSpec
 
 
+def _num_devices() -> int:
+    return jax.sharding.get_abstract_mesh().shape.get("data", 1)
+
+
 def _constrain(tree: Any, spec: PartitionSpec) -> Any:
-    if jax.sharding.get_abstract_mesh().shape.get("data", 1) == 1:
+    if _num_devices() == 1:
         return tree
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, spec), tree)
 
@@ -26,3 +32,29 @@ def split(tree: Any) -> Any:
 def gather(tree: Any) -> Any:
     """The same tree, all of it on every device: once, before rows of it are picked again and again."""
     return _constrain(tree, PartitionSpec())
+
+
+def by_rows(f: Callable[[Any, Any], Any], whole: Any, rows: Any, axis: int = 0) -> Any:
+    """f(whole, rows) where every device along `data` has its own rows: leaves [..., B, ...], the axis of B given.
+
+    f says itself where the devices must agree (`mean`), and what it returns must be the same on all; cheaper than hints where the compiler
+    would have them talk in every step of a loop. What f draws for all rows it cuts with `mine`.
+    """
+    if _num_devices() == 1:
+        return f(whole, rows)
+    split = PartitionSpec(*[None] * axis, "data")
+    return jax.shard_map(f, in_specs=(PartitionSpec(), split), out_specs=PartitionSpec(), axis_names={"data"}, check_vma=False)(whole, rows)
+
+
+def mean(tree: Any) -> Any:
+    """Inside `by_rows`: the mean over devices of every leaf (float), of all at once: meeting costs more than the numbers."""
+    if _num_devices() == 1:
+        return tree
+    flat, back = jax.flatten_util.ravel_pytree(tree)
+    return back(jax.lax.pmean(flat, "data"))
+
+
+def mine(x: jax.Array, axis: int = 0) -> jax.Array:
+    """Inside `by_rows`: this device's rows of an array that all devices have whole."""
+    size = x.shape[axis] // _num_devices()
+    return x if size == x.shape[axis] else jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index("data") * size, size, axis)

@@ -204,6 +204,8 @@ def _train(run: Resolved, folder: Path, say: Say, asked_to_stop: Callable[[], bo
     devices = mesh.make_mesh(run.num_members, run.settings.mesh, mesh.batch_sizes(run.module, run.config))
     limit = int(run.settings.memory_limit * 2**30) or memory.available(list(devices.local_devices)) * jax.process_count()
     shapes = jax.eval_shape(lambda: training.start(run.algorithm, run.seeds, run.hyper, task, task_axes).state)
+    if not run.settings.mesh and 8 * mesh.copies(devices, run.num_members) * memory.size_of(shapes) > limit:  # no room for copies
+        devices = mesh.make_mesh(run.num_members, f"pop={mesh.even(run.num_members, len(jax.devices()))}")
     memory.check(mesh.copies(devices, run.num_members) * memory.size_of(shapes), limit)
     state = training.start(run.algorithm, run.seeds, run.hyper, task, task_axes, devices)
     task = mesh.shard_task(task, task_axes, devices)

@@ -69,7 +69,7 @@ class Settings:
     folder: str = "runs"
     """Where run folders live."""
     mesh: str = ""
-    """Devices, e.g. pop=4,data=2: members lie along pop, environments and minibatches along data; empty: all that spare work."""
+    """Devices, e.g. pop=4,data=2: members lie along pop, environments and minibatches along data; empty: as many as shorten the run."""
     on_nan: str = option("stop", choices=("stop", "skip-member"))
     """A member that diverges (NaN or infinity): stop the run, keeping its last good checkpoint, or go on without the member."""
     memory_limit: float = option(0.0, low=0.0)

@@ -125,6 +125,8 @@ def start(
     with meshes.ambient(mesh):
         shapes = run._replace(state=jax.eval_shape(population, run.key, run.hyper, task))
         program = meshes.over_members(population, meshes.mesh_of(run), (0, 0, task_axes), 0)
+        if meshes.copies(mesh, len(seeds)) > 1:
+            return run._replace(state=meshes.gathered(jax.jit(program)(run.key, run.hyper, task), mesh, len(seeds)))
         return run._replace(state=jax.jit(program, out_shardings=meshes.shardings(shapes, mesh).state)(run.key, run.hyper, task))
 
 
@@ -189,18 +191,38 @@ def compile_run(
     shardings = (jax.tree.map(lambda x: x.sharding, run), None)
     # LLVM's first level costs the CPU programs 1% of speed and saves a third of the compile time
     options: dict[str, Any] = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
-    mesh = meshes.mesh_of(run)
+    mesh, members = meshes.mesh_of(run), run.key.shape[0]
+    copies = 1 if mesh is None else meshes.copies(mesh, members)
+    if copies > 1:  # the members of the new state do not lie where the old ones do
+        shardings = (shardings[0]._replace(state=None), None)
     with meshes.ambient(mesh):
-        program = jax.jit(chunk_function(algorithm, capacity, task_axes, mesh), donate_argnums=0, out_shardings=shardings)
+        program = jax.jit(
+            chunk_function(algorithm, capacity, task_axes, mesh), donate_argnums=() if copies > 1 else 0, out_shardings=shardings
+        )
         traced = [program.trace(run, task, num)]
         if evaluate is not None:
             traced.append(jax.jit(evaluate_function(evaluate, task_axes, mesh)).trace(run, task))
-        copies = 1 if mesh is None else meshes.copies(mesh, run.key.shape[0])
-        on_estimate(copies * memory.size_of((run, task)) + max(memory.peak(x.jaxpr.jaxpr) for x in traced))
+        on_estimate(copies * (memory.size_of((run, task)) + max(memory.peak(x.jaxpr.jaxpr) for x in traced)))
         programs = [x.lower().compile(compiler_options=options) for x in traced]
         finite = jax.jit(guard.finite).lower(run.state).compile(compiler_options=options)
     seconds = time.perf_counter() - began
-    return Compiled(programs[0], programs[1] if evaluate is not None else None, finite, seconds, max(map(_bytes, programs)))
+    chunk, evaluation = programs[0], programs[1] if evaluate is not None else None
+    if mesh is not None and copies > 1:
+        chunk, evaluation = _gathering(chunk, evaluation, mesh, members)
+    return Compiled(chunk, evaluation, finite, seconds, max(map(_bytes, programs)))
+
+
+def _gathering(chunk: Any, evaluation: Any, mesh: jax.sharding.Mesh, members: int) -> tuple[Any, Any]:
+    """The programs of a run whose members the devices do not divide, followed by what puts the members together."""
+
+    def whole_chunk(run: Run, task: Task, num: Any) -> tuple[Run, Metrics]:
+        run, metrics = chunk(run, task, num)
+        return run._replace(state=meshes.gathered(run.state, mesh, members)), meshes.gathered(metrics, mesh, members, 1)
+
+    def whole_evaluation(run: Run, task: Task) -> Any:
+        return meshes.gathered(evaluation(run, task), mesh, members)
+
+    return whole_chunk, None if evaluation is None else whole_evaluation
 
 
 def _bytes(program: Any) -> int:

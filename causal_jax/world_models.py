@@ -200,7 +200,7 @@ def returns(
     count, horizon = plans[0].shape
     block = min(block, count)
     size = -(-count // block) * block if block else count  # whole blocks
-    noise = None if key is None else standard_normal(key, (horizon, count, spec.num_outputs))
+    noise = None if key is None else draw_noise(key, spec, count, horizon)
     inputs = jax.tree.map(
         lambda x: jnp.pad(x, ((0, 0), (0, size - count), *((0, 0),) * (x.ndim - 2))),
         (plans[0].T, jnp.swapaxes(plans[1], 0, 1), noise),
@@ -248,13 +248,20 @@ def returns(
     return jnp.where(jnp.isnan(total), 0.0, total)
 
 
-def unroll(params: Any, spec: Spec, key: Key | None, window: Window, counted: jax.Array | None = None, block: int = 0) -> Prediction:
-    """Predictions [B, H, ...] along the actions of windows [B, H], each from the prediction before; key as in `returns`.
+def draw_noise(key: Key, spec: Spec, count: int, horizon: int) -> jax.Array:
+    """The normals of a draw in every step of so many windows or plans, [H, B, num_outputs]. The key is consumed."""
+    return standard_normal(key, (horizon, count, spec.num_outputs))
 
-    block: 0: of all steps. Else rewards and logits only of the counted ones (bool [B, H]), so many at a time, zeros for the others.
+
+def unroll(
+    params: Any, spec: Spec, noise: jax.Array | None, window: Window, counted: jax.Array | None = None, block: int = 0
+) -> Prediction:
+    """Predictions [B, H, ...] along the actions of windows [B, H], each from the prediction before.
+
+    noise: from `draw_noise`; None: the model's means are used, not its draws. block: 0: of all steps. Else rewards and logits only of the
+    counted ones (bool [B, H]), so many at a time, zeros for the others.
     """
     count, horizon = window.k.shape
-    noise = None if key is None else standard_normal(key, (horizon, count, spec.num_outputs))
     size = spec.obs_size
 
     def body(obs: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:

@@ -26,7 +26,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from causal_jax import episodes, hybrid_planning, optim, planning, spaces, world_models
+from causal_jax import episodes, hybrid_planning, optim, parallel, planning, spaces, world_models
 from causal_jax.episodes import Episodes
 from causal_jax.fields import option, validate
 from causal_jax.hybrid_planning import HybridProposal
@@ -168,6 +168,11 @@ def steps_per_update(config: Config) -> int:
 def episodes_at_once(config: Config) -> int:
     """Evaluated episodes that run in parallel."""
     return config.episodes_at_once
+
+
+def batch_sizes(config: Config) -> dict[str, int]:
+    """What a `data` axis of devices splits: the windows of an update; nothing in mode "authors", whose loss is a product of two means."""
+    return {"batch_size": config.batch_size} if config.mode == "definition" else {}
 
 
 def break_steps(config: Config) -> int:
@@ -331,9 +336,10 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     def learn(carry: Any, inputs: Any, hyper: Hyper) -> tuple[Any, Metrics]:
         params, target, opt_state = carry
         key, window = inputs
+        noise = parallel.mine(world_models.draw_noise(key, spec, config.batch_size, horizon), 1)
 
         def total(params: Params) -> tuple[jax.Array, Metrics]:
-            steps = world_models.unroll(params, spec, key, window, world_models.counted(window), block)
+            steps = world_models.unroll(params, spec, noise, window, world_models.counted(window), block)
             terms = world_models.losses(spec, steps, window, jnp.asarray(hyper.rho), config.mode)
             loss = hyper.state_weight * terms["state"] + hyper.reward_weight * terms["reward"] + hyper.going_weight * terms["going"]
             if value:
@@ -341,7 +347,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
                 loss = loss + terms["value"]
             return loss / horizon, {"loss": loss, **{f"loss_{name}": x for name, x in terms.items()}}
 
-        grads, metrics = jax.grad(total, has_aux=True)(params)
+        grads, metrics = parallel.mean(jax.grad(total, has_aux=True)(params))
         updates, opt_state = optim.adam(hyper.lr).update(grads, opt_state)
         params = optax.apply_updates(params, updates)
         return (params, optim.polyak(target, params["value"], hyper.tau) if value else None, opt_state), metrics
@@ -362,10 +368,13 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         num = config.num_updates
         windows = episodes.windows(buffer, key_windows, num * config.batch_size, horizon)  # the running episode is not among them
         windows = jax.tree.map(lambda x: x.reshape(num, config.batch_size, *x.shape[1:]), windows)
-        start = (state.params, state.target, state.opt_state)
-        (params, target, opt_state), losses = jax.lax.scan(
-            lambda c, x: learn(c, x, hyper), start, (jax.random.split(key_learn, num), windows)
-        )
+
+        def updates(whole: Any, windows: Any) -> Any:
+            start, keys, hyper = whole
+            return jax.lax.scan(lambda c, x: learn(c, x, hyper), start, (keys, windows))
+
+        whole = ((state.params, state.target, state.opt_state), jax.random.split(key_learn, num), hyper)
+        (params, target, opt_state), losses = parallel.by_rows(updates, whole, windows, 1)
 
         ready = starts(on.t, terminated)
         buffer = episodes.record(buffer, flat(running.obs), action, reward, flat(on.obs), terminated, over, ready)

@@ -5,6 +5,7 @@ Every figure stands beside the CPU time that it took, of all threads: on a share
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -45,12 +46,12 @@ def plan_seconds(sizes: Sizes, env_id: str, **fields: Any) -> Callable[[], float
     return seconds_of(one, (state,), sizes.updates)
 
 
-def step_seconds(sizes: Sizes, members: int, updates: int, **fields: Any) -> Callable[[], float]:
-    """A measurement: seconds of a step of all members on Platform, with `updates` updates, placed on the cores as runs place them."""
+def step_seconds(sizes: Sizes, members: int, updates: int, devices: str = "", **fields: Any) -> Callable[[], float]:
+    """A measurement: seconds of a step of all members on Platform, with `updates` updates, placed on devices as a run with this mesh."""
     env, params = make(PLATFORM)
     algorithm, task = dlpa.build(env, params, config_of(sizes, PLATFORM, num_updates=updates, **fields)), dlpa.Task(params)
     hyper, seeds, _ = training.grid(dlpa.Hyper(), range(members))
-    run = training.start(algorithm, seeds, hyper, task, mesh=mesh.make_mesh(members))
+    run = training.start(algorithm, seeds, hyper, task, mesh=mesh.make_mesh(members, devices))
     compiled = training.compile_run(algorithm, run, task, sizes.updates)
 
     def measure() -> float:
@@ -71,13 +72,15 @@ def planning(sizes: Sizes) -> dict[str, Any]:
     runs. An untrained model ends most plans early, and what has ended is left out (`Config.block`); from a "whole" plan it is not.
     """
     updates = dlpa.Config.num_updates
-    few = {"num_samples": 2, "num_elites": 1, "plan_iterations": 1}  # hardly any planning
+    few: dict[str, Any] = {"num_samples": 2, "num_elites": 1, "plan_iterations": 1}  # hardly any planning
+    everywhere = f"data={math.gcd(len(jax.devices()), dlpa.Config.batch_size)}"
     contestants: dict[str, Callable[[], float]] = {"a plan, hard-move-10": plan_seconds(sizes, MOVE)}
     for label, shared in (("", False), (", shared", True)):
         contestants |= {
             f"a plan, platform{label}": plan_seconds(sizes, PLATFORM, shared=shared),
             f"a whole plan, platform{label}": plan_seconds(sizes, PLATFORM, shared=shared, block=0),
             f"25 updates{label}": step_seconds(sizes, 1, updates, shared=shared, **few),
+            f"25 updates, windows over all devices{label}": step_seconds(sizes, 1, updates, everywhere, shared=shared, **few),
             f"a step of 1 member{label}": step_seconds(sizes, 1, updates, shared=shared),
             f"a step of {MEMBERS} members{label}": step_seconds(sizes, MEMBERS, updates, shared=shared),
         }
@@ -89,6 +92,7 @@ def planning(sizes: Sizes) -> dict[str, Any]:
     state = jax.eval_shape(algorithm.init, jax.random.key(0), dlpa.Hyper(), dlpa.Task(params))
     rows.append(Row("20,000 episodes of hard-move-10", "MB", [memory.size_of(state.buffer) / 1e6]))
     targets = {"a plan, platform": 45e-3, "a whole plan, platform": 45e-3, "a plan, hard-move-10": 40e-3, "25 updates": updates * 2e-3}
+    targets["25 updates, windows over all devices"] = targets["25 updates"]
     targets |= {f"{label}, shared": seconds for label, seconds in targets.items() if "hard-move" not in label}
     ratios = [Ratio(f"{label} / {seconds:g} s", label, seconds, "<= 1") for label, seconds in targets.items()]
     ratios += [

@@ -175,7 +175,7 @@ def test_rewards_and_ends_teach_the_dynamics_too() -> None:
     params = wm.init(KEY, CATCH)
 
     def term(params: object, name: str) -> jax.Array:
-        return wm.losses(CATCH, wm.unroll(params, CATCH, KEY, window), window, jnp.asarray(0.5))[name]
+        return wm.losses(CATCH, wm.unroll(params, CATCH, wm.draw_noise(KEY, CATCH, 4, 2), window), window, jnp.asarray(0.5))[name]
 
     for name in ("reward", "going"):
         grads = jax.jit(jax.grad(term), static_argnums=1)(params, name)
@@ -192,17 +192,17 @@ def test_leaving_out_steps_behind_the_end_changes_no_loss_and_no_gradient(struct
     going = inside & ((jnp.arange(4) < length - 1) | (jnp.arange(8)[:, None] < 4))
     numbers = jax.random.uniform(jax.random.key(1), (8, 4, 6))
     window = Window(numbers[:, 0], jnp.arange(32).reshape(8, 4) % 3, numbers[..., :1], numbers[..., 1], numbers, going, inside)
-    counted = wm.counted(window)
+    counted, noise = wm.counted(window), wm.draw_noise(KEY, spec, 8, 4)
     assert counted.tolist() == inside.tolist()
 
     def total(params: Any, block: int) -> jax.Array:
-        steps = wm.unroll(params, spec, KEY, window, counted, block)
+        steps = wm.unroll(params, spec, noise, window, counted, block)
         return sum(wm.losses(spec, steps, window, jnp.asarray(0.9)).values(), jnp.zeros(()))
 
     (value, grads), (whole, want) = (jax.jit(jax.value_and_grad(total), static_argnums=1)(params, block) for block in (5, 0))
     assert float(value) == pytest.approx(float(whole), rel=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), grads, want)
-    steps = wm.unroll(params, spec, KEY, window, counted, 5)
+    steps = wm.unroll(params, spec, noise, window, counted, 5)
     assert not np.asarray(steps.reward)[~np.asarray(inside)].any()
     assert np.asarray(steps.reward)[np.asarray(inside)].all()
 
