@@ -21,8 +21,9 @@ def where(mask: jax.Array, f: Callable[[Any, jax.Array, Any], Any], params: Any,
 
     The rows that count are moved together; of `block` rows that hold none of them nothing is computed. Differentiable by params and x, by
     computing f once more.
-    Args: mask: bool [P]. f: (params, x [B, ...], rest) -> leaves [B, ...], which treats every row by itself. x: float [P, ...]. rest: what
-      else f reads, leaves [P, ...] without gradient. block: rows at a time.
+    Args: mask: bool [P]. f: (params, x [B, ...], rest) -> leaves [B, ...], which treats every row by itself, reads nothing traced but its
+      arguments and has a finite value and gradient at rows of zeros, with which blocks are filled. x: float [P, ...]. rest: what else f
+      reads, leaves [P, ...] without gradient. block: rows at a time.
     """
     count = mask.size
     block = min(block, count)

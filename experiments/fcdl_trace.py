@@ -4,8 +4,8 @@
 
 400 random-policy episodes (the first 360 for training), full width, learning rate 1e-4, batch 256, horizon 3, 341 updates. The recorded
 runs are 3, 2 and 2 initialisations (tests/data/fcdl_train.npz; data sets 0 and 1 are fork, 2 is chain). Compared per data set: levels
-differ between data sets by more than between runs. The commitment loss of a run depends to its end on how many codes its first update
-leaves in use, one or two (or more), so it is also told for the two kinds of runs apart.
+differ between data sets by more than between runs. The commitment loss of a run goes to its end with how many codes it starts
+with (updates 2 to 10), one or more, so it is also told for the two kinds of runs apart.
 """
 
 from __future__ import annotations

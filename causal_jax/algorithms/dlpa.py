@@ -78,7 +78,8 @@ class Config:
     """Iterations of the planner."""
     block: int = option(250, low=0)
     """Plans that are imagined together: those that the model has ended are left out by so many at a time, and in training the steps behind
-    the end of a window's episode, by `batch_size`. 0: all in one, ended or not, which suits a GPU. Same numbers."""
+    the end of a window's episode, by `batch_size`; members, and episodes evaluated at once, are then planned for in turn. 0: all in one,
+    ended or not, which suits a GPU. Same numbers."""
     least_std: float = option(0.0, low=0.0)
     """Floor of a fitted deviation of the planner, in units of z; not of the noise that training adds to the z it plays. The authors have
     none. Not for uniform, which fits nothing."""
@@ -101,7 +102,8 @@ class Config:
     batch_size: int = option(64, low=1)
     """Windows per update."""
     episodes_at_once: int = option(1, low=1)
-    """Evaluated episodes that are planned for in parallel: 1 suits a processor's cache and stops with each episode, 64 suits a GPU."""
+    """Evaluated episodes that are planned for in parallel: 1 suits a processor's cache and stops with each episode, 64 with block = 0 suits
+    a GPU."""
 
 
 @struct.dataclass
