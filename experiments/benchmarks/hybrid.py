@@ -80,10 +80,10 @@ def planning(sizes: Sizes) -> dict[str, Any]:
             f"a plan, platform{label}": plan_seconds(sizes, PLATFORM, shared=shared),
             f"a whole plan, platform{label}": plan_seconds(sizes, PLATFORM, shared=shared, block=0),
             f"25 updates{label}": step_seconds(sizes, 1, updates, shared=shared, **few),
-            f"25 updates, windows over all devices{label}": step_seconds(sizes, 1, updates, everywhere, shared=shared, **few),
+            f"25 updates, windows over all devices{label}": step_seconds(sizes, 1, updates, devices=everywhere, shared=shared, **few),
             f"a step of 1 member{label}": step_seconds(sizes, 1, updates, shared=shared),
             f"a step of {MEMBERS} members{label}": step_seconds(sizes, MEMBERS, updates, shared=shared),
-            f"a step of {MEMBERS} members on one device{label}": step_seconds(sizes, MEMBERS, updates, "pop=1", shared=shared),
+            f"a step of {MEMBERS} members on one device{label}": step_seconds(sizes, MEMBERS, updates, devices="pop=1", shared=shared),
         }
     timed, cpu = with_cpu_time(contestants)
     rows = [Row(label, "s", values) for label, values in alternate(timed, sizes.rounds).items()]
