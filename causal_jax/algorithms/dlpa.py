@@ -102,8 +102,7 @@ class Config:
     batch_size: int = option(64, low=1)
     """Windows per update."""
     episodes_at_once: int = option(1, low=1)
-    """Evaluated episodes that are planned for in parallel: 1 suits a processor's cache and stops with each episode, 64 with block = 0 suits
-    a GPU."""
+    """Evaluated episodes planned for in parallel: 1 suits a processor's cache and stops with each episode, 64 and block = 0 a GPU."""
 
 
 @struct.dataclass
@@ -336,8 +335,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         )
 
     def learn(carry: Any, inputs: Any, hyper: Hyper) -> tuple[Any, Metrics]:
-        params, target, opt_state = carry
-        key, window = inputs
+        (params, target, opt_state), (key, window) = carry, inputs
         noise = parallel.mine(world_models.draw_noise(key, spec, config.batch_size, horizon), 1)
 
         def total(params: Params) -> tuple[jax.Array, Metrics]:
@@ -375,8 +373,9 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
             start, keys, hyper = whole
             return jax.lax.scan(lambda c, x: learn(c, x, hyper), start, (keys, windows))
 
-        whole = ((state.params, state.target, state.opt_state), jax.random.split(key_learn, num), hyper)
-        (params, target, opt_state), losses = parallel.by_rows(updates, whole, windows, 1)
+        start = (state.params, state.target, state.opt_state)
+        keys = jax.random.split(key_learn, num)
+        (params, target, opt_state), losses = parallel.by_rows(updates, (start, keys, hyper), windows, 1)
 
         ready = starts(on.t, terminated)
         buffer = episodes.record(buffer, flat(running.obs), action, reward, flat(on.obs), terminated, over, ready)
