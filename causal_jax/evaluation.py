@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causal_jax import runs, training
+from causal_jax import mesh, runs, training
 from causal_jax.types import UserError
 
 CHECKPOINTS = ("last", "best")
@@ -60,5 +60,10 @@ def evaluate_run(
         raise UserError(f"run = {str(folder)!r}: {settings.algorithm} has no policy to evaluate")
     # Training evaluates at t < 2^31: the upper half of the fold_in numbers is free for the seeds asked for here.
     moment = loaded.run._replace(t=jnp.asarray(2**31 + seed, jnp.uint32))
-    results = jax.device_get(jax.jit(training.evaluate_function(evaluate, loaded.task_axes))(moment, loaded.task))
+    num_members = loaded.resolved.num_members
+    devices = mesh.make_mesh(num_members)
+    moment, task = mesh.shard_run(moment, devices), mesh.shard_task(loaded.task, loaded.task_axes, devices)
+    with mesh.ambient(devices):
+        program = jax.jit(training.evaluate_function(evaluate, loaded.task_axes, mesh.mesh_of(moment)))
+        results = jax.tree.map(lambda x: x[:num_members], mesh.fetch(program(moment, task)))
     return {policy: {name: (float(np.mean(x)), float(np.std(x))) for name, x in values.items()} for policy, values in results.items()}

@@ -26,6 +26,7 @@ import tyro
 from causal_jax import gallery, history, make, plots, rollout, statistics
 from causal_jax.algorithms import dlpa
 from causal_jax.cli import configure
+from causal_jax.evaluation import evaluate_run
 from causal_jax.runs import time_limit, train_run
 from causal_jax.settings import Settings, resolve
 from causal_jax.types import UserError
@@ -90,6 +91,8 @@ class Options:
     """Evaluations spread over a run; default 2 (demo), 4 (study)."""
     episodes: int = 0
     """Episodes per evaluation and member; default 20 (demo), 50 (study)."""
+    test_episodes: int = 0
+    """study: fresh episodes of each member's last policy, for a mean with a small standard error ("test" in the results file)."""
     folder: str = "runs"
     """Where the run folders go."""
 
@@ -157,6 +160,7 @@ def command(options: Options, env: str) -> str:
     return stated(
         "dlpa", "study", envs=env, preset=options.preset, mode=options.mode, rates=rates_of(options), members=run.members,
         steps=run.steps, evaluations=run.evaluations, episodes=run.eval_episodes,
+        **({"test-episodes": options.test_episodes} if options.test_episodes else {}),
     )  # fmt: skip
 
 
@@ -187,6 +191,14 @@ def summary(folder: Path) -> dict[str, Any]:
     }
 
 
+def test(folder: Path, members: int, episodes: int) -> dict[str, Any]:
+    """Fresh episodes of every member's last policy: the mean return and its standard error, by the members' differences, and success."""
+    played = evaluate_run(folder, episodes)["greedy"]
+    (mean, std), (success, _) = played["return"], played["success"]
+    error = std / max(members - 1, 1) ** 0.5
+    return {"episodes": episodes, "mean": round(mean, 3), "error": round(error, 3), "success": round(success, 3)}
+
+
 def draw(env: str, row: dict[str, Any], references: dict[str, Any], path: Path) -> None:
     """The members' mean with its interval, the references, the published score and on Platform the authors' curve."""
     levels = {name: values["return"] for name, values in references.items()} | {"published": PUBLISHED[env][0]}
@@ -203,7 +215,10 @@ def study(options: Options, envs: tuple[str, ...]) -> None:
     """Every environment; its results file is written when its run is over."""
     RESULTS.mkdir(exist_ok=True)
     for env in envs:
-        row = {"published": PUBLISHED[env], "references": references(env), **summary(train(options, env)), "command": command(options, env)}
+        folder = train(options, env)
+        row = {"published": PUBLISHED[env], "references": references(env), **summary(folder), "command": command(options, env)}
+        if options.test_episodes:
+            row["test"] = test(folder, settings_of(options, env).members, options.test_episodes)
         name = f"dlpa_{env.replace('-', '_')}{kind_of(options)}" + ("" if options.preset == "cpu" else "_gpu")
         (RESULTS / f"{name}.json").write_text(json.dumps(row) + "\n")
         draw(env, row, row["references"], RESULTS / f"{name}.png")

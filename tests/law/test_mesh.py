@@ -161,6 +161,25 @@ with mesh.ambient(placed):
 assert not any(word in text for word in ("all-reduce", "all-gather", "collective-permute", "all-to-all"))
 """
 
+EVALUATED = """
+import functools, sys
+import numpy as np
+from causal_jax import evaluation, mesh, runs
+from causal_jax.algorithms import template
+
+config = template.Config(num_envs=2, num_steps=16, hidden=(8,))
+sizes = {"members": 3, "steps": 64, "evaluations": 1, "eval_episodes": 2}
+settings = runs.Settings(algorithm="template", env="catch-point", folder=sys.argv[1], **sizes)
+folder = runs.train_run(runs.resolve(settings, config, None), say=lambda line: None)
+spread = evaluation.evaluate_run(folder, 5, seed=2)
+evaluation.mesh.make_mesh = functools.partial(mesh.make_mesh, text="pop=1")
+alone = evaluation.evaluate_run(folder, 5, seed=2)
+assert spread.keys() == alone.keys() and alone["sampled"]["return"][1] > 0.0  # the members differ
+for policy, values in alone.items():
+    for name, value in values.items():
+        np.testing.assert_allclose(spread[policy][name], value, rtol=1e-5, err_msg=name)
+"""
+
 
 def on_four_devices(script: str, *arguments: str) -> str:
     """What a script prints that has four virtual devices."""
@@ -176,6 +195,10 @@ def on_four_devices(script: str, *arguments: str) -> str:
 def test_members_that_devices_do_not_divide_have_the_same_numbers() -> None:
     """Start, chunks, evaluation, with a key, None and nothing in the state, and a task in part each member's own."""
     on_four_devices(UNEVEN)
+
+
+def test_a_run_is_evaluated_on_several_devices_with_the_same_numbers(tmp_path: Path) -> None:
+    on_four_devices(EVALUATED, str(tmp_path))
 
 
 def test_windows_of_an_update_are_split_over_devices_with_the_same_curve() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +32,14 @@ def test_the_command_repeats_a_study_whatever_the_defaults_become() -> None:
         "python -m experiments.dlpa study --envs goal --preset gpu --mode definition --rates explored --members 5 --steps 7000"
         " --evaluations 4 --episodes 50"
     )
+    assert study.command(study.Options("study", test_episodes=400), "goal").endswith("--episodes 50 --test-episodes 400")
     assert "--mode authors --rates authors" in study.command(study.Options("study", mode="authors"), "goal")
+
+
+def test_the_test_of_the_last_policies_tells_its_standard_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    played = {"greedy": {"return": (5.58, 0.9), "length": (16.0, 1.0), "success": (0.841, 0.03)}}
+    monkeypatch.setattr(study, "evaluate_run", lambda folder, episodes: played if (folder, episodes) == (tmp_path, 400) else None)
+    assert study.test(tmp_path, 5, 400) == {"episodes": 400, "mean": 5.58, "error": 0.45, "success": 0.841}  # 0.9 / sqrt(5 - 1)
 
 
 def test_a_demo_has_a_folder_of_its_own() -> None:
