@@ -34,16 +34,21 @@ def gather(tree: Any) -> Any:
     return _constrain(tree, PartitionSpec())
 
 
-def by_rows(f: Callable[[Any, Any], Any], whole: Any, rows: Any, axis: int = 0) -> Any:
-    """f(whole, rows) where every device along `data` has its own rows: leaves [..., B, ...], the axis of B given.
+def by_rows(f: Callable[[Any, Any], Any], whole: Any, rows: Any, axis: Any = 0) -> Any:
+    """f(whole, rows) where every device along `data` has its own rows: leaves [..., B, ...], the axis of B given (a prefix pytree of ints).
 
-    f says itself where the devices must agree (`mean`), and what it returns must be the same on all; cheaper than hints where the compiler
-    would have them talk in every step of a loop. What f draws for all rows it cuts with `mine`.
+    f says itself where the devices must agree (`mean`, `everyone`), and what it returns must be the same on all; cheaper than hints where
+    the compiler would have them talk in every step of a loop. What f draws for all rows it cuts with `mine`.
     """
     if _num_devices() == 1:
         return f(whole, rows)
-    split = PartitionSpec(*[None] * axis, "data")
+    split = jax.tree.map(lambda axis: PartitionSpec(*[None] * axis, "data"), axis)
     return jax.shard_map(f, in_specs=(PartitionSpec(), split), out_specs=PartitionSpec(), axis_names={"data"}, check_vma=False)(whole, rows)
+
+
+def everyone(x: jax.Array) -> jax.Array:
+    """Inside `by_rows`: the rows of all devices, [B, ...], from this device's."""
+    return x if _num_devices() == 1 else jax.lax.all_gather(x, "data", tiled=True)
 
 
 def mean(tree: Any) -> Any:
@@ -58,3 +63,8 @@ def mine(x: jax.Array, axis: int = 0) -> jax.Array:
     """Inside `by_rows`: this device's rows of an array that all devices have whole."""
     size = x.shape[axis] // _num_devices()
     return x if size == x.shape[axis] else jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index("data") * size, size, axis)
+
+
+def portion(num: int) -> int:
+    """How many of `num` rows each device along `data` has, rounded up."""
+    return -(-num // _num_devices())

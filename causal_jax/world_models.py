@@ -186,21 +186,20 @@ def outcome(params: Any, spec: Spec, next_obs: jax.Array, k: jax.Array, z: jax.A
 
 
 def returns(
-    params: Any, spec: Spec, key: Key | None, obs: jax.Array, plans: tuple[jax.Array, jax.Array], gamma: jax.Array,
+    params: Any, spec: Spec, noise: jax.Array | None, obs: jax.Array, plans: tuple[jax.Array, jax.Array], gamma: jax.Array,
     value: Callable[[jax.Array], jax.Array] | None = None, block: int = 0,
 ) -> jax.Array:  # fmt: skip
     """Discounted return [P] of plans (k [P, H], z [P, H, Z]) imagined from obs [S].
 
     value: obs [P, S] -> [P], what comes after the H steps is worth; None: nothing, as the authors have it.
-    A plan ends where the model says so: after a step whose logits say "ends", which pays the last reward. key: the model's draws are
-    used, or its means where it is None; consumed. A return that is not a number counts 0. Source: authors' DLPA.py, estimate_value.
+    A plan ends where the model says so: after a step whose logits say "ends", which pays the last reward. noise: from `draw_noise`; None:
+    the model's means are used, not its draws. A return that is not a number counts 0. Source: authors' DLPA.py, estimate_value.
     block: 0: every plan is imagined to its last step, ended or not. Else: before each step those that go on are moved together, and only
     blocks of so many rows that hold one of them are computed; the same numbers for less work where plans end early.
     """
-    count, horizon = plans[0].shape
+    count = plans[0].shape[0]
     block = min(block, count)
     size = -(-count // block) * block if block else count  # whole blocks
-    noise = None if key is None else draw_noise(key, spec, count, horizon)
     inputs = jax.tree.map(
         lambda x: jnp.pad(x, ((0, 0), (0, size - count), *((0, 0),) * (x.ndim - 2))),
         (plans[0].T, jnp.swapaxes(plans[1], 0, 1), noise),

@@ -172,8 +172,8 @@ def episodes_at_once(config: Config) -> int:
 
 
 def batch_sizes(config: Config) -> dict[str, int]:
-    """What a `data` axis of devices splits: the windows of an update; nothing in mode "authors", whose loss is a product of two means."""
-    return {"batch_size": config.batch_size} if config.mode == "definition" else {}
+    """What a `data` axis splits: windows of an update, drawn plans; in mode "authors" nothing, whose loss is a product of two means."""
+    return {"batch_size": config.batch_size, "num_samples": config.num_samples} if config.mode == "definition" else {}
 
 
 def break_steps(config: Config) -> int:
@@ -207,9 +207,15 @@ def imagined(spec: Spec, config: Config = Config()) -> Callable[..., jax.Array]:
     """What the learned model says plans are worth, for `planner`: world_models.returns."""
     network = world_models.value_network(spec) if config.terminal_value else None
 
-    def returns(params: Params, key: Key | None, obs: jax.Array, plans: Any, gamma: jax.Array) -> jax.Array:
+    def of_rows(whole: Any, rows: Any) -> jax.Array:
+        (params, obs, gamma), (plans, noise) = whole, rows
         value = (lambda obs: network.apply(params["value"], obs)[..., 0]) if network else None
-        return world_models.returns(params, spec, key, obs, plans, gamma, value, config.block)
+        block = parallel.portion(config.block)  # as many blocks, or more would be half empty
+        return parallel.everyone(world_models.returns(params, spec, noise, obs, plans, gamma, value, block))
+
+    def returns(params: Params, key: Key | None, obs: jax.Array, plans: Any, gamma: jax.Array) -> jax.Array:
+        noise = None if key is None else world_models.draw_noise(key, spec, *plans[0].shape)
+        return parallel.by_rows(of_rows, (params, obs, gamma), (plans, noise), (0, 1))
 
     # members one after the other: the blocks of all together would go on until the last of them has none left
     return jax.custom_batching.sequential_vmap(returns) if config.block else returns

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from causal_jax import memory, mesh, spaces, training
 from causal_jax.algorithms import dlpa
@@ -32,8 +33,8 @@ def config_of(sizes: Sizes, env: str, **fields: Any) -> dlpa.Config:
     return dlpa.Config(**{**BENCHMARKS[env][0], **size, **fields})
 
 
-def plan_seconds(sizes: Sizes, env_id: str, **fields: Any) -> Callable[[], float]:
-    """A measurement: seconds of one plan of the untrained model, drawn as in training."""
+def plan_seconds(sizes: Sizes, env_id: str, devices: str = "pop=1", **fields: Any) -> Callable[[], float]:
+    """A measurement: seconds of one plan of the untrained model, drawn as in training, placed on devices as a run with this mesh."""
     env, params = make(env_id)
     config = config_of(sizes, env_id, **fields)
     algorithm, hyper, task = dlpa.build(env, params, config), dlpa.Hyper(), dlpa.Task(params)
@@ -43,7 +44,10 @@ def plan_seconds(sizes: Sizes, env_id: str, **fields: Any) -> Callable[[], float
     def one(key: jax.Array, state: dlpa.State) -> Any:
         return plan(key, state.params, state.hyper, state.running.obs, state.running.theta, False)[0]
 
-    return seconds_of(one, (state,), sizes.updates)
+    placed = mesh.make_mesh(1, devices)
+    state = mesh.place(state, NamedSharding(placed, PartitionSpec()))
+    with mesh.ambient(placed if placed.size > 1 else None):
+        return seconds_of(one, (state,), sizes.updates)
 
 
 def step_seconds(sizes: Sizes, members: int, updates: int, devices: str = "", **fields: Any) -> Callable[[], float]:
@@ -72,16 +76,20 @@ def planning(sizes: Sizes) -> dict[str, Any]:
     runs. An untrained model ends most plans early, and what has ended is left out (`Config.block`); from a "whole" plan it is not.
     """
     updates = dlpa.Config.num_updates
-    few: dict[str, Any] = {"num_samples": 2, "num_elites": 1, "plan_iterations": 1}  # hardly any planning
-    everywhere = f"data={math.gcd(len(jax.devices()), dlpa.Config.batch_size)}"
+    num_devices = math.gcd(len(jax.devices()), dlpa.Config.batch_size, sizes.plans)
+    few: dict[str, Any] = {"num_samples": num_devices, "num_elites": 1, "plan_iterations": 1}  # hardly any planning
+    everywhere = f"data={num_devices}"
     contestants: dict[str, Callable[[], float]] = {"a plan, hard-move-10": plan_seconds(sizes, MOVE)}
     for label, shared in (("", False), (", shared", True)):
         contestants |= {
             f"a plan, platform{label}": plan_seconds(sizes, PLATFORM, shared=shared),
+            f"a plan, platform, over all devices{label}": plan_seconds(sizes, PLATFORM, everywhere, shared=shared),
             f"a whole plan, platform{label}": plan_seconds(sizes, PLATFORM, shared=shared, block=0),
+            f"a whole plan, platform, over all devices{label}": plan_seconds(sizes, PLATFORM, everywhere, shared=shared, block=0),
             f"25 updates{label}": step_seconds(sizes, 1, updates, shared=shared, **few),
             f"25 updates, windows over all devices{label}": step_seconds(sizes, 1, updates, devices=everywhere, shared=shared, **few),
             f"a step of 1 member{label}": step_seconds(sizes, 1, updates, shared=shared),
+            f"a step of 1 member, over all devices{label}": step_seconds(sizes, 1, updates, devices=everywhere, shared=shared),
             f"a step of {MEMBERS} members{label}": step_seconds(sizes, MEMBERS, updates, shared=shared),
             f"a step of {MEMBERS} members on one device{label}": step_seconds(sizes, MEMBERS, updates, devices="pop=1", shared=shared),
         }
@@ -94,6 +102,7 @@ def planning(sizes: Sizes) -> dict[str, Any]:
     rows.append(Row("20,000 episodes of hard-move-10", "MB", [memory.size_of(state.buffer) / 1e6]))
     targets = {"a plan, platform": 45e-3, "a whole plan, platform": 45e-3, "a plan, hard-move-10": 40e-3, "25 updates": updates * 2e-3}
     targets["25 updates, windows over all devices"] = targets["25 updates"]
+    targets |= {f"{kind} plan, platform, over all devices": targets["a plan, platform"] for kind in ("a", "a whole")}
     targets |= {f"{label}, shared": seconds for label, seconds in targets.items() if "hard-move" not in label}
     ratios = [Ratio(f"{label} / {seconds:g} s", label, seconds, "<= 1") for label, seconds in targets.items()]
     ratios += [

@@ -93,6 +93,7 @@ def curve(text):
 
 (alone, _), (split, program) = curve("pop=1"), curve("pop=2,data=2")
 assert "all-reduce" in program  # the gradients
+assert "all-gather" in program  # what plans are worth
 for a, b in zip(jax.tree.leaves(split), jax.tree.leaves(alone), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * max(1.0, float(np.nanmax(np.abs(b), initial=0.0))))
 """
@@ -201,7 +202,7 @@ def test_a_run_is_evaluated_on_several_devices_with_the_same_numbers(tmp_path: P
     on_four_devices(EVALUATED, str(tmp_path))
 
 
-def test_windows_of_an_update_are_split_over_devices_with_the_same_curve() -> None:
+def test_windows_of_an_update_and_plans_are_split_over_devices_with_the_same_curve() -> None:
     on_four_devices(WINDOWS)
 
 

@@ -85,14 +85,14 @@ def model(reward: float, last: float, logit: float) -> dict[str, dict[str, dict[
     return params
 
 
-@pytest.mark.parametrize("key", [None, KEY])
-def test_imagined_returns(key: jax.Array | None) -> None:
+@pytest.mark.parametrize("noise", [None, wm.draw_noise(KEY, CATCH, 2, 3)])
+def test_imagined_returns(noise: jax.Array | None) -> None:
     plans = jnp.zeros((2, 3), jnp.int32), jnp.zeros((2, 3, 1))
-    going = wm.returns(model(2.0, 7.0, 1.0), CATCH, key, jnp.zeros(6), plans, jnp.asarray(0.5))
-    ends = wm.returns(model(2.0, 7.0, -1.0), CATCH, key, jnp.zeros(6), plans, jnp.asarray(0.5))
+    going = wm.returns(model(2.0, 7.0, 1.0), CATCH, noise, jnp.zeros(6), plans, jnp.asarray(0.5))
+    ends = wm.returns(model(2.0, 7.0, -1.0), CATCH, noise, jnp.zeros(6), plans, jnp.asarray(0.5))
     np.testing.assert_allclose(going, 2.0 * 1.75, rtol=1e-5)
     np.testing.assert_allclose(ends, 7.0, rtol=1e-5)  # the first step ends it, with the reward of those that end
-    assert not np.any(wm.returns(model(np.nan, 0.0, 1.0), CATCH, key, jnp.zeros(6), plans, jnp.asarray(0.5)))
+    assert not np.any(wm.returns(model(np.nan, 0.0, 1.0), CATCH, noise, jnp.zeros(6), plans, jnp.asarray(0.5)))
 
 
 @pytest.mark.parametrize(("logit", "expected"), [(1.0, 2.0 * 1.75 + 0.125 * 8.0), (-1.0, 7.0)])
@@ -126,7 +126,8 @@ def test_a_residual_model_predicts_the_change() -> None:
 
 def test_draws_differ_and_means_do_not() -> None:
     params, plans = wm.init(KEY, PLATFORM), (jnp.zeros((50, 4), jnp.int32), jnp.zeros((50, 4, 1)))
-    spread = [float(jnp.std(wm.returns(params, PLATFORM, key, jnp.zeros(9), plans, jnp.asarray(0.99)))) for key in (KEY, None)]
+    draws = wm.draw_noise(KEY, PLATFORM, 50, 4)
+    spread = [float(jnp.std(wm.returns(params, PLATFORM, noise, jnp.zeros(9), plans, jnp.asarray(0.99)))) for noise in (draws, None)]
     assert spread[0] > 0.1
     assert spread[1] < 1e-5
 
@@ -221,7 +222,8 @@ def test_leaving_out_plans_that_have_ended_changes_no_number(block: int, members
         return 10.0 + obs[:, 0]
 
     def returns(params: Any, key: jax.Array, block: int) -> jax.Array:
-        return wm.returns(params, spec, key, jnp.ones(3), plans, jnp.float32(0.9), value, block)
+        noise = wm.draw_noise(key, spec, *plans[0].shape)
+        return wm.returns(params, spec, noise, jnp.ones(3), plans, jnp.float32(0.9), value, block)
 
     if members:
         whole, blocks = (jax.vmap(lambda p, key, b=b: returns(p, key, b))(params, keys) for b in (0, block))
