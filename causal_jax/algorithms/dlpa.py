@@ -77,9 +77,8 @@ class Config:
     plan_iterations: int = option(6, low=1)
     """Iterations of the planner."""
     block: int = option(250, low=0)
-    """Plans that are imagined together: those that the model has ended are left out by so many at a time, and in training the steps behind
-    the end of a window's episode, by `batch_size`; members, and episodes evaluated at once, are then planned for in turn. 0: all in one,
-    ended or not, which suits a GPU. Same numbers."""
+    """Plans imagined together: those that the model has ended are left out by so many at a time, and in training the steps behind the end
+    of a window's episode; members, and episodes evaluated at once, are planned for in turn. 0: all in one, for a GPU. Same numbers."""
     least_std: float = option(0.0, low=0.0)
     """Floor of a fitted deviation of the planner, in units of z; not of the noise that training adds to the z it plays. The authors have
     none. Not for uniform, which fits nothing."""
@@ -208,9 +207,8 @@ def imagined(spec: Spec, config: Config = Config()) -> Callable[..., jax.Array]:
     network = world_models.value_network(spec) if config.terminal_value else None
 
     def of_rows(whole: Any, rows: Any) -> jax.Array:
-        (params, obs, gamma), (plans, noise) = whole, rows
+        (params, obs, gamma), (plans, noise), block = whole, rows, parallel.portion(config.block)
         value = (lambda obs: network.apply(params["value"], obs)[..., 0]) if network else None
-        block = parallel.portion(config.block)  # as many blocks, or more would be half empty
         return parallel.everyone(world_models.returns(params, spec, noise, obs, plans, gamma, value, block))
 
     def returns(params: Params, key: Key | None, obs: jax.Array, plans: Any, gamma: jax.Array) -> jax.Array:
@@ -227,9 +225,8 @@ def planner(returns: Callable[..., jax.Array], space: spaces.Hybrid, config: Con
     returns: (params, key or None for means, obs, plans, gamma) -> [P], what plans from obs are worth; `imagined` or any other model.
     """
     shooting = config.proposal == "uniform"
-    size = {"iterations": 1, "samples": config.num_samples * config.plan_iterations} if shooting else {
-        "iterations": config.plan_iterations, "samples": config.num_samples,
-    }  # fmt: skip
+    rounds = 1 if shooting else config.plan_iterations
+    samples = config.num_samples * (config.plan_iterations if shooting else 1)
 
     def act(key: Key, params: Params, hyper: Hyper, obs: jax.Array, theta: Any, greedy: bool) -> tuple[Action, Any, Any]:
         key_plan, key_elite, key_noise = jax.random.split(key, 3)
@@ -239,7 +236,7 @@ def planner(returns: Callable[..., jax.Array], space: spaces.Hybrid, config: Con
             return returns(params, None if greedy else key, obs, plans, jnp.asarray(hyper.gamma))
 
         weigh = planning.elite(1) if shooting else planning.soft_elite(config.num_elites, hyper.sharpness)
-        theta, iterations = planning.plan(key_plan, theta, value, distribution.proposal, weigh, **size)
+        theta, iterations = planning.plan(key_plan, theta, value, distribution.proposal, weigh, iterations=rounds, samples=samples)
         last = jax.tree.map(lambda x: x[-1], iterations)
         plans, weights = last.plans, last.weights
         chosen = planning.draw(key_elite, weights[None], 1)[0, 0]
@@ -299,8 +296,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
 
     def fresh(key: Key, task: Task) -> Running:
         obs, env_state = env.reset_env(key, task.env_params)
-        theta = proposal_of(unit, config, 0.0).start
-        return Running(env_state, obs, jnp.zeros((), jnp.int32), jnp.zeros(()), theta)
+        return Running(env_state, obs, jnp.zeros((), jnp.int32), jnp.zeros(()), proposal_of(unit, config, 0.0).start)
 
     def move(key: Key, running: Running, action: Action, task: Task) -> tuple[Running, jax.Array, jax.Array, jax.Array]:
         """(the episode one step on, reward, terminated, truncated by the environment)."""
@@ -387,12 +383,8 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         buffer = episodes.record(buffer, flat(running.obs), action, reward, flat(on.obs), terminated, over, ready)
         on = jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh(key_reset, task), on._replace(theta=theta))
         none = jnp.where(over, 1.0, jnp.nan)  # NaN: no episode ended
-        metrics = {
-            **jax.tree.map(jnp.mean, losses),
-            "plan_return": iterations.scores[-1, 0],
-            "episode_return": none * (running.total + reward),
-            "episode_length": none * (running.t + 1),
-        }
+        sums = {"episode_return": none * (running.total + reward), "episode_length": none * (running.t + 1)}
+        metrics = {**jax.tree.map(jnp.mean, losses), "plan_return": iterations.scores[-1, 0], **sums}
         return State(params, target, opt_state, buffer, on, state.hyper, state.t + 1), metrics
 
     def act(key: Key, state: State, obs: Obs, greedy: bool) -> Action:
