@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causal_jax import mesh, runs, training
+from causal_jax import memory, mesh, runs, training
 from causal_jax.types import UserError
 
 CHECKPOINTS = ("last", "best")
@@ -54,16 +54,16 @@ def evaluate_run(
     if not 0 <= seed < 2**31:
         raise UserError(f"seed = {seed}: must be 0 <= seed < 2^31")
     loaded = runs.load_run(Path(folder), check_checkpoint(checkpoint))
-    settings = dataclasses.replace(loaded.resolved.settings, eval_episodes=episodes)
-    evaluate = runs.evaluator(loaded.resolved._replace(settings=settings))
+    settings = dataclasses.replace(loaded.resolved.settings, eval_episodes=episodes, mesh="")  # not the devices of its training
+    run = loaded.resolved._replace(settings=settings)
+    evaluate = runs.evaluator(run)
     if evaluate is None:
         raise UserError(f"run = {str(folder)!r}: {settings.algorithm} has no policy to evaluate")
     # Training evaluates at t < 2^31: the upper half of the fold_in numbers is free for the seeds asked for here.
     moment = loaded.run._replace(t=jnp.asarray(2**31 + seed, jnp.uint32))
-    num_members = loaded.resolved.num_members
-    devices = mesh.make_mesh(num_members)
+    devices, _ = runs.placement(run, memory.size_of(moment.state))
     moment, task = mesh.shard_run(moment, devices), mesh.shard_task(loaded.task, loaded.task_axes, devices)
-    with mesh.ambient(devices):
+    with mesh.ambient(mesh.mesh_of(moment)):
         program = jax.jit(training.evaluate_function(evaluate, loaded.task_axes, mesh.mesh_of(moment)))
-        results = jax.tree.map(lambda x: x[:num_members], mesh.fetch(program(moment, task)))
+        results = jax.tree.map(lambda x: x[: run.num_members], mesh.fetch(program(moment, task)))
     return {policy: {name: (float(np.mean(x)), float(np.std(x))) for name, x in values.items()} for policy, values in results.items()}

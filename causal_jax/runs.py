@@ -197,15 +197,25 @@ def _begin(run: Resolved, folder: Path) -> dict[str, Any]:
     return about
 
 
+def placement(run: Resolved, num_bytes: int) -> tuple[jax.sharding.Mesh, int]:
+    """(the devices of a run whose states have so many bytes, how many bytes it may use).
+
+    Without `mesh` in the settings members are copied to several devices only where there is room for it.
+    """
+    num = run.num_members
+    devices = mesh.make_mesh(num, run.settings.mesh, mesh.batch_sizes(run.module, run.config))
+    limit = int(run.settings.memory_limit * 2**30) or memory.available(list(devices.local_devices)) * jax.process_count()
+    if not run.settings.mesh and 8 * mesh.copies(devices, num) * num_bytes > limit:
+        devices = mesh.make_mesh(num, f"pop={mesh.even(num, len(jax.devices()))}")
+    return devices, limit
+
+
 def _train(run: Resolved, folder: Path, say: Say, asked_to_stop: Callable[[], bool]) -> Path:
     steps_per_update = run.module.steps_per_update(run.config)
     about = hosts.once(lambda: _begin(run, folder))
     task, task_axes = make_task(run, say)
-    devices = mesh.make_mesh(run.num_members, run.settings.mesh, mesh.batch_sizes(run.module, run.config))
-    limit = int(run.settings.memory_limit * 2**30) or memory.available(list(devices.local_devices)) * jax.process_count()
     shapes = jax.eval_shape(lambda: training.start(run.algorithm, run.seeds, run.hyper, task, task_axes).state)
-    if not run.settings.mesh and 8 * mesh.copies(devices, run.num_members) * memory.size_of(shapes) > limit:  # no room for copies
-        devices = mesh.make_mesh(run.num_members, f"pop={mesh.even(run.num_members, len(jax.devices()))}")
+    devices, limit = placement(run, memory.size_of(shapes))
     memory.check(mesh.copies(devices, run.num_members) * memory.size_of(shapes), limit)
     state = training.start(run.algorithm, run.seeds, run.hyper, task, task_axes, devices)
     task = mesh.shard_task(task, task_axes, devices)

@@ -163,17 +163,20 @@ assert not any(word in text for word in ("all-reduce", "all-gather", "collective
 """
 
 EVALUATED = """
-import functools, sys
+import sys
 import numpy as np
 from causal_jax import evaluation, mesh, runs
 from causal_jax.algorithms import template
 
+make_mesh = mesh.make_mesh
 config = template.Config(num_envs=2, num_steps=16, hidden=(8,))
-sizes = {"members": 3, "steps": 64, "evaluations": 1, "eval_episodes": 2}
+sizes = {"members": 5, "steps": 64, "evaluations": 1, "eval_episodes": 2}
 settings = runs.Settings(algorithm="template", env="catch-point", folder=sys.argv[1], **sizes)
 folder = runs.train_run(runs.resolve(settings, config, None), say=lambda line: None)
 spread = evaluation.evaluate_run(folder, 5, seed=2)
-evaluation.mesh.make_mesh = functools.partial(mesh.make_mesh, text="pop=1")
+run = runs.load_run(folder).resolved
+assert [runs.placement(run, num_bytes)[0].size for num_bytes in (1, 10**15)] == [3, 1]  # copies only where there is room
+evaluation.mesh.make_mesh = lambda num, *_: make_mesh(num, "pop=1")
 alone = evaluation.evaluate_run(folder, 5, seed=2)
 assert spread.keys() == alone.keys() and alone["sampled"]["return"][1] > 0.0  # the members differ
 for policy, values in alone.items():
