@@ -38,7 +38,7 @@ def by_rows(f: Callable[[Any, Any], Any], whole: Any, rows: Any, axis: Any = 0) 
     """f(whole, rows) where every device along `data` has its own rows: leaves [..., B, ...], the axis of B given (a prefix pytree of ints).
 
     f says itself where the devices must agree (`mean`, `everyone`), and what it returns must be the same on all; cheaper than hints where
-    the compiler would have them talk in every step of a loop. What f draws for all rows it cuts with `mine`.
+    the compiler would have them talk in every step of a loop.
     """
     if _num_devices() == 1:
         return f(whole, rows)
@@ -57,12 +57,6 @@ def mean(tree: Any) -> Any:
         return tree
     flat, back = jax.flatten_util.ravel_pytree(tree)
     return back(jax.lax.pmean(flat, "data"))
-
-
-def mine(x: jax.Array, axis: int = 0) -> jax.Array:
-    """Inside `by_rows`: this device's rows of an array that all devices have whole."""
-    size = x.shape[axis] // _num_devices()
-    return x if size == x.shape[axis] else jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index("data") * size, size, axis)
 
 
 def portion(num: int) -> int:

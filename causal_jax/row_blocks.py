@@ -1,4 +1,7 @@
-"""Functions of rows where only some rows count: blocks of the others are left out, in the gradient too. The same numbers for less work."""
+"""Functions of rows where only some rows count: blocks of the others are left out, in the gradient too. The same numbers for less work.
+
+`where`: one call for rows picked by a mask; `unroll`: rows moved on step by step, ever fewer of them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,65 @@ def true_first(mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     num = jnp.sum(mask)
     place = jnp.where(mask, jnp.cumsum(mask) - 1, num + jnp.cumsum(~mask) - 1)
     return jnp.zeros_like(place).at[place].set(jnp.arange(mask.size, dtype=place.dtype), unique_indices=True), num
+
+
+def unroll(counts: jax.Array, f: Callable[[Any, jax.Array, Any], jax.Array], params: Any, x: jax.Array, rest: Any, block: int) -> jax.Array:
+    """Rows moved on step by step, [H, P, D]: x_t+1 = f(params, x_t, rest_t) in the first counts[t] rows, zeros in the others.
+
+    Blocks of `block` rows without one that counts are not computed, and steps without one cost nothing. Differentiable by params and x, by
+    computing f once more.
+    Args: counts: int [H], never rising. f: (params, x [B, D], rest) -> [B, D], which treats every row by itself and reads nothing traced
+      but its arguments. x: float [P, D]. rest: what else f reads, leaves [H, P, ...] without gradient.
+    """
+    horizon, count = counts.shape[0], x.shape[0]
+    block = min(block, count)
+    pad = -count % block
+    ends = jnp.cumsum(-(-counts // block))
+
+    def at(i: jax.Array, ends: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(step, first row) of the i-th block that is computed."""
+        step = jnp.sum(ends <= i)
+        return step, (i - jnp.where(step > 0, ends[step - 1], 0)) * block
+
+    def cut(rows: Any, step: jax.Array, row: jax.Array) -> Any:
+        def one(x: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice(x, (step, row, *(0,) * (x.ndim - 2)), (1, block, *x.shape[2:]))[0]
+
+        return jax.tree.map(one, rows)
+
+    def put(rows: jax.Array, new: jax.Array, step: jax.Array, row: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice(rows, new[None], (step, row, 0))
+
+    @jax.custom_vjp
+    def apply(params: Any, x: jax.Array, rest: Any, ends: jax.Array) -> jax.Array:
+        """All states [H + 1, P', D], the first one included."""
+
+        def one(i: jax.Array, states: jax.Array) -> jax.Array:
+            step, row = at(i, ends)
+            return put(states, f(params, cut(states, step, row), cut(rest, step, row)), step + 1, row)
+
+        return jax.lax.fori_loop(0, ends[-1], one, jnp.pad(x[None], ((0, horizon), (0, 0), (0, 0))))
+
+    def forward(params: Any, x: jax.Array, rest: Any, ends: jax.Array) -> tuple[jax.Array, Any]:
+        states = apply(params, x, rest, ends)
+        return states, (params, states, rest, ends)
+
+    def backward(saved: Any, grads: jax.Array) -> tuple[Any, ...]:
+        params, states, rest, ends = saved
+
+        def one(i: jax.Array, found: Any) -> Any:
+            step, row = at(ends[-1] - 1 - i, ends)
+            _, pull = jax.vjp(lambda params, x: f(params, x, cut(rest, step, row)), params, cut(states, step, row))
+            of_params, of_x = pull(cut(found[1], step + 1, row))
+            return jax.tree.map(jnp.add, found[0], of_params), put(found[1], cut(found[1], step, row) + of_x, step, row)
+
+        of_params, of_states = jax.lax.fori_loop(0, ends[-1], one, (jax.tree.map(jnp.zeros_like, params), grads))
+        return of_params, of_states[0], None, None
+
+    apply.defvjp(forward, backward)
+    padded = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, pad), *((0, 0),) * (x.ndim - 2))), rest)
+    states = apply(params, jnp.pad(x, ((0, pad), (0, 0))), padded, ends)[1:, :count]
+    return jnp.where((jnp.arange(count) < counts[:, None])[..., None], states, 0.0)
 
 
 def where(mask: jax.Array, f: Callable[[Any, jax.Array, Any], Any], params: Any, x: jax.Array, rest: Any, block: int) -> Any:

@@ -253,31 +253,39 @@ def draw_noise(key: Key, spec: Spec, count: int, horizon: int) -> jax.Array:
 
 
 def unroll(
-    params: Any, spec: Spec, noise: jax.Array | None, window: Window, counted: jax.Array | None = None, block: int = 0
-) -> Prediction:
+    params: Any, spec: Spec, noise: jax.Array | None, window: Window, counted: jax.Array | None = None, block: int = 0,
+    moved: int = 0,
+) -> Prediction:  # fmt: skip
     """Predictions [B, H, ...] along the actions of windows [B, H], each from the prediction before.
 
-    noise: from `draw_noise`; None: the model's means are used, not its draws. block: 0: of all steps. Else rewards and logits only of the
-    counted ones (bool [B, H]), so many at a time, zeros for the others.
+    noise: from `draw_noise`; None: the model's means are used, not its draws. counted: bool [B, H], of each window the first steps, for:
+    block: 0: rewards and logits of all steps. Else only of the counted ones, so many at a time, zeros for the others.
+    moved: the same of next states.
     """
-    count, horizon = window.k.shape
-    size = spec.obs_size
-
-    def body(obs: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
-        obs = next_state(params, spec, obs, *inputs)
-        return obs, obs
-
+    size, heads = spec.obs_size, {name: params[name] for name in spec.heads}
     k, z = window.k.T, jnp.swapaxes(window.z, 0, 1)
-    _, states = jax.lax.scan(body, window.obs, (k, z, None if noise is None else noise[..., :size]))
-    rest = (k, z, None if noise is None else noise[..., size:])
-    if block and counted is not None:
-        rows, obs, rest = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (counted.T, states, rest))
-        heads = {name: params[name] for name in spec.heads if name != "dynamics"}
-        steps = row_blocks.where(rows, lambda params, obs, rest: outcome(params, spec, obs, *rest)[1:], heads, obs, rest, block)
-        steps = Prediction(states, *jax.tree.map(lambda x: x.reshape(horizon, count, *x.shape[1:]), steps))
+    first, second = (None, None) if noise is None else (noise[..., :size], noise[..., size:])
+
+    def move(params: Any, obs: jax.Array, rest: Any) -> jax.Array:
+        return next_state(params, spec, obs, *rest)
+
+    def pay(params: Any, obs: jax.Array, rest: Any) -> Any:
+        return outcome(params, spec, obs, *rest)[1:]
+
+    dynamics = {"dynamics": heads.pop("dynamics")}
+    if moved and counted is not None:
+        order = jnp.argsort(-jnp.sum(counted, axis=1))  # the longest first
+        rest = jax.tree.map(lambda x: x[:, order], (k, z, first))
+        states = row_blocks.unroll(jnp.sum(counted, axis=0), move, dynamics, window.obs[order], rest, moved)[:, jnp.argsort(order)]
     else:
-        steps = outcome(params, spec, states, *rest)
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), steps)
+        _, states = jax.lax.scan(lambda obs, rest: (move(dynamics, obs, rest),) * 2, window.obs, (k, z, first))
+    if block and counted is not None:
+        rows, obs, rest = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (counted.T, states, (k, z, second)))
+        steps = row_blocks.where(rows, pay, heads, obs, rest, block)
+        steps = jax.tree.map(lambda x: x.reshape(*k.shape, *x.shape[1:]), steps)
+    else:
+        steps = pay(heads, states, (k, z, second))
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), Prediction(states, *steps))
 
 
 def counted(window: Window, mode: str = "definition") -> jax.Array:

@@ -5,8 +5,8 @@ The planner (planning.py, hybrid_planning.py) draws 1,000 plans six times, each 
 plan of the previous step left off (probabilities and means, not deviations) and plays the first action of an elite, drawn by weight.
 Training plans with the model's draws and adds noise of the elites' deviation to z; evaluation plans with the model's means.
 mode="definition" (default): the loss of a window counts its steps up to the end of its episode. mode="authors": as their code has it, the
-cross-entropy of "goes on" counts all steps (losses in world_models.py), every 50 steps the episode is cut short (by their evaluations),
-and an episode that was cut short ends in a step that never was.
+cross-entropy of "goes on" counts all steps (losses in world_models.py), every 50 steps the episode is cut short (by their evaluations), and
+an episode that was cut short ends in a step that never was.
 Departures: the memory of the planner is kept apart for training and evaluation; networks and layers that nothing reads are left out; the
 authors' flags without effect (priorities, target network, clipping, least deviation, mixture of policies) are not there; 4,000 episodes
 are kept, not 20,000.
@@ -77,8 +77,11 @@ class Config:
     plan_iterations: int = option(6, low=1)
     """Iterations of the planner."""
     block: int = option(250, low=0)
-    """Plans imagined together: those that the model has ended are left out by so many at a time, and in training the steps behind the end
-    of a window's episode; members, and episodes evaluated at once, are planned for in turn. 0: all in one, for a GPU. Same numbers."""
+    """Plans imagined together: those that the model has ended are left out by so many at a time, and in training rewards and ends behind
+    the end of a window's episode; members, and episodes evaluated at once, take turns. 0: all in one, for a GPU. Same numbers."""
+    window_block: int = option(16, low=0)
+    """Windows whose next states are predicted together in an update, unless `block` is 0: those that have ended are left out by so many at
+    a time. 0: none, which is quicker where few episodes end within a window (Hard Move). Same numbers."""
     least_std: float = option(0.0, low=0.0)
     """Floor of a fitted deviation of the planner, in units of z; not of the noise that training adds to the z it plays. The authors have
     none. Not for uniform, which fits nothing."""
@@ -237,8 +240,7 @@ def planner(returns: Callable[..., jax.Array], space: spaces.Hybrid, config: Con
 
         weigh = planning.elite(1) if shooting else planning.soft_elite(config.num_elites, hyper.sharpness)
         theta, iterations = planning.plan(key_plan, theta, value, distribution.proposal, weigh, iterations=rounds, samples=samples)
-        last = jax.tree.map(lambda x: x[-1], iterations)
-        plans, weights = last.plans, last.weights
+        plans, _, weights = jax.tree.map(lambda x: x[-1], iterations)
         chosen = planning.draw(key_elite, weights[None], 1)[0, 0]
         k, z = plans[0][chosen, 0], plans[1][chosen, 0]
         if not greedy and not shooting:  # not clipped: what the environment does with it is its own matter
@@ -277,16 +279,15 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     plan = planner(imagined(spec, config), unit, config)
     value = world_models.value_network(spec) if config.terminal_value else None
     length, horizon, breaks = config.episode_steps, config.loss_horizon or config.horizon, break_steps(config)
-    block = config.batch_size if config.block and config.mode == "definition" else 0  # authors: the cross-entropy of all steps counts
+    blocks = (0, 0) if config.block == 0 or config.mode == "authors" else (config.batch_size, config.window_block)
     in_unit = np.all(np.asarray(space.low) == -1.0) and np.all(np.asarray(space.high) == 1.0)
 
     def played(action: Action) -> Action:
         """The action in task units; what lies outside the unit box lies outside the bounds."""
         if in_unit:
             return action
-        k, z = action
-        low, high = space.take(k, space.low), space.take(k, space.high)
-        return k, low + (high - low) * (z + 1.0) / 2.0
+        low, high = space.take(action[0], space.low), space.take(action[0], space.high)
+        return action[0], low + (high - low) * (action[1] + 1.0) / 2.0
 
     def flat(obs: Obs) -> jax.Array:
         return jnp.ravel(obs).astype(jnp.float32)
@@ -337,11 +338,10 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         )
 
     def learn(carry: Any, inputs: Any, hyper: Hyper) -> tuple[Any, Metrics]:
-        (params, target, opt_state), (key, window) = carry, inputs
-        noise = parallel.mine(world_models.draw_noise(key, spec, config.batch_size, horizon), 1)
+        (params, target, opt_state), (window, noise) = carry, inputs
 
         def total(params: Params) -> tuple[jax.Array, Metrics]:
-            steps = world_models.unroll(params, spec, noise, window, world_models.counted(window), block)
+            steps = world_models.unroll(params, spec, noise, window, world_models.counted(window), *blocks)
             terms = world_models.losses(spec, steps, window, jnp.asarray(hyper.rho), config.mode)
             loss = hyper.state_weight * terms["state"] + hyper.reward_weight * terms["reward"] + hyper.going_weight * terms["going"]
             if value:
@@ -354,6 +354,16 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         params = optax.apply_updates(params, updates)
         return (params, optim.polyak(target, params["value"], hyper.tau) if value else None, opt_state), metrics
 
+    def updates(whole: Any, rows: Any) -> tuple[Any, Metrics]:
+        """whole: (carry of `learn`, hyper); rows: its inputs, windows [U, B, ...] and noise [U, H, B, ...]."""
+
+        def of_rows(whole: Any, rows: Any) -> tuple[Any, Metrics]:
+            return jax.lax.scan(lambda carry, inputs: learn(carry, inputs, whole[1]), whole[0], rows)
+
+        return parallel.by_rows(of_rows, whole, rows, (1, 2))
+
+    updates = jax.custom_batching.sequential_vmap(updates) if config.block else updates  # as in `imagined`
+
     def step(key: Key, state: State, hyper: Hyper, task: Task) -> tuple[State, Metrics]:
         key_plan, key_env, key_reset, key_windows, key_learn = jax.random.split(key, 5)
         running, buffer = state.running, state.buffer
@@ -362,29 +372,20 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         explore = jax.random.bernoulli(key_explore, hyper.epsilon)
         action = jax.tree.map(lambda random, planned: jnp.where(explore, random, planned), unit.sample(key_random), action)
         on, reward, terminated, truncated = move(key_env, running, action, task)
-        cut = truncated | (on.t >= length)
-        if breaks:
-            cut = cut | ((state.t + 1) % breaks == 0)
+        cut = truncated | (on.t >= length) | ((state.t + 1) % breaks == 0 if breaks else False)
         over = terminated | cut
-
         num = config.num_updates
         windows = episodes.windows(buffer, key_windows, num * config.batch_size, horizon)  # the running episode is not among them
         windows = jax.tree.map(lambda x: x.reshape(num, config.batch_size, *x.shape[1:]), windows)
-
-        def updates(whole: Any, windows: Any) -> Any:
-            start, keys, hyper = whole
-            return jax.lax.scan(lambda c, x: learn(c, x, hyper), start, (keys, windows))
-
-        start = (state.params, state.target, state.opt_state)
-        keys = jax.random.split(key_learn, num)
-        (params, target, opt_state), losses = parallel.by_rows(updates, (start, keys, hyper), windows, 1)
+        noise = jax.vmap(lambda key: world_models.draw_noise(key, spec, config.batch_size, horizon))(jax.random.split(key_learn, num))
+        (params, target, opt_state), losses = updates(((state.params, state.target, state.opt_state), hyper), (windows, noise))
 
         ready = starts(on.t, terminated)
         buffer = episodes.record(buffer, flat(running.obs), action, reward, flat(on.obs), terminated, over, ready)
         on = jax.tree.map(lambda new, old: jnp.where(over, new, old), fresh(key_reset, task), on._replace(theta=theta))
         none = jnp.where(over, 1.0, jnp.nan)  # NaN: no episode ended
-        sums = {"episode_return": none * (running.total + reward), "episode_length": none * (running.t + 1)}
-        metrics = {**jax.tree.map(jnp.mean, losses), "plan_return": iterations.scores[-1, 0], **sums}
+        metrics = {**jax.tree.map(jnp.mean, losses), "plan_return": iterations.scores[-1, 0],
+                   "episode_return": none * (running.total + reward), "episode_length": none * (running.t + 1)}  # fmt: skip
         return State(params, target, opt_state, buffer, on, state.hyper, state.t + 1), metrics
 
     def act(key: Key, state: State, obs: Obs, greedy: bool) -> Action:

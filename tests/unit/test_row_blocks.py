@@ -81,3 +81,48 @@ def test_vmaps_over_members_with_different_rows() -> None:
     np.testing.assert_allclose(jax.vmap(blocks)(masks, scale), jax.vmap(plain)(masks, scale), rtol=1e-5, atol=1e-6)
     got, want = (jax.vmap(jax.grad(how, argnums=1))(masks, scale) for how in (blocks, plain))
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+CODES = jax.random.randint(jax.random.key(3), (4, 10), 0, 3)
+COUNTS = [[10, 10, 10, 10], [10, 7, 3, 0], [1, 1, 0, 0], [0, 0, 0, 0], [8, 8, 4, 4]]
+
+
+def turned(params: Any, x: jax.Array, code: jax.Array) -> jax.Array:
+    """A step that keeps the width of x [B, 3] and depends on an integer as well."""
+    return jnp.tanh(x @ params["w"][:, :3] + params["b"][:3] + code[:, None])
+
+
+def step_by_step(params: Any, x: jax.Array, counts: jax.Array) -> jax.Array:
+    """All rows of all steps, and a mask."""
+    rows = []
+    for code, count in zip(CODES, counts, strict=True):
+        x = turned(params, x, code)
+        rows.append(jnp.where(jnp.arange(10)[:, None] < count, x, 0.0))
+    return jnp.stack(rows)
+
+
+@pytest.mark.parametrize("counts", COUNTS)
+@pytest.mark.parametrize("block", [1, 4, 10, 64])
+def test_unrolled_values_and_gradients_are_those_of_the_rows_that_count(counts: list[int], block: int) -> None:
+    upstream, num = jax.random.normal(KEY, (4, 10, 3)), jnp.asarray(counts)
+
+    def blocks(params: Any, x: jax.Array) -> jax.Array:
+        return row_blocks.unroll(num, turned, params, x, CODES, block)
+
+    def plain(params: Any, x: jax.Array) -> jax.Array:
+        return step_by_step(params, x, num)
+
+    np.testing.assert_allclose(blocks(PARAMS, X), plain(PARAMS, X), rtol=1e-5)
+    got, want = (jax.grad(lambda p, x, how=how: jnp.sum(how(p, x) * upstream), argnums=(0, 1))(PARAMS, X) for how in (blocks, plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)
+
+
+def test_unrolls_over_members_with_different_counts() -> None:
+    counts = jnp.asarray(COUNTS)
+
+    def loss(how: Any) -> Any:
+        return jax.vmap(jax.grad(lambda params, num: jnp.sum(how(params, num) ** 2)), (None, 0))
+
+    got = loss(lambda params, num: row_blocks.unroll(num, turned, params, X, CODES, 4))(PARAMS, counts)
+    want = loss(lambda params, num: step_by_step(params, X, num))(PARAMS, counts)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)

@@ -183,8 +183,9 @@ def test_rewards_and_ends_teach_the_dynamics_too() -> None:
         assert float(jnp.abs(grads["dynamics"]["second"]["kernel"]).max()) > 0.0
 
 
+@pytest.mark.parametrize(("block", "moved"), [(5, 0), (0, 3), (5, 4), (64, 64)])
 @pytest.mark.parametrize("structure", wm.STRUCTURES)
-def test_leaving_out_steps_behind_the_end_changes_no_loss_and_no_gradient(structure: str) -> None:
+def test_leaving_out_steps_behind_the_end_changes_no_loss_and_no_gradient(structure: str, block: int, moved: int) -> None:
     """Windows that end after 1 to 4 of 4 steps, some by a cut; steps that do not count are predicted as zeros."""
     spec = wm.Spec(6, 3, 1, structure, 8, reward="linear", two_rewards=True)
     params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), wm.init(KEY, spec))
@@ -196,16 +197,20 @@ def test_leaving_out_steps_behind_the_end_changes_no_loss_and_no_gradient(struct
     counted, noise = wm.counted(window), wm.draw_noise(KEY, spec, 8, 4)
     assert counted.tolist() == inside.tolist()
 
-    def total(params: Any, block: int) -> jax.Array:
-        steps = wm.unroll(params, spec, noise, window, counted, block)
+    def total(params: Any, block: int, moved: int) -> jax.Array:
+        steps = wm.unroll(params, spec, noise, window, counted, block, moved)
         return sum(wm.losses(spec, steps, window, jnp.asarray(0.9)).values(), jnp.zeros(()))
 
-    (value, grads), (whole, want) = (jax.jit(jax.value_and_grad(total), static_argnums=1)(params, block) for block in (5, 0))
+    (value, grads), (whole, want) = (
+        jax.jit(jax.value_and_grad(total), static_argnums=(1, 2))(params, *blocks) for blocks in ((block, moved), (0, 0))
+    )
     assert float(value) == pytest.approx(float(whole), rel=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), grads, want)
-    steps = wm.unroll(params, spec, noise, window, counted, 5)
-    assert not np.asarray(steps.reward)[~np.asarray(inside)].any()
-    assert np.asarray(steps.reward)[np.asarray(inside)].all()
+    steps, ends = wm.unroll(params, spec, noise, window, counted, block, moved), np.asarray(inside)
+    assert np.asarray(steps.reward)[ends].all()
+    assert np.asarray(steps.next_obs)[ends].all()
+    assert bool(np.asarray(steps.reward)[~ends].any()) == (block == 0)
+    assert bool(np.asarray(steps.next_obs)[~ends].any()) == (moved == 0)
 
 
 @pytest.mark.parametrize("block", [4, 16, 37, 64])
