@@ -202,3 +202,12 @@ def uniform(space: Hybrid, horizon: int) -> HybridProposal:
         return jnp.zeros(horizon, jnp.int32), jnp.zeros((horizon, space.num_parameters))
 
     return HybridProposal(Proposal(sample, lambda theta, plans, weights: theta, mode), (), lambda theta: theta)
+
+
+def proposal_of(space: Hybrid, config: Any, momentum: Any) -> HybridProposal:
+    """The distribution of plans that a config names (its proposal, horizon, num_elites and least_std; see dlpa.Config)."""
+    if config.proposal == "uniform":
+        return uniform(space, config.horizon)
+    if config.proposal == "sampled":
+        return sampled(space, config.horizon, config.num_elites, momentum, config.least_std)
+    return table(space, config.horizon, momentum, config.least_std, config.proposal == "joint")

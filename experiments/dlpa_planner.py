@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from causal_jax import make, plots, rollout, runs, spaces, world_models
+from causal_jax import hybrid_planning, make, plots, rollout, runs, spaces, world_models
 from causal_jax.algorithms import dlpa
 from causal_jax.cli import configure
 from causal_jax.evaluation import member_of
@@ -71,7 +71,7 @@ def planned(env_id: str, proposal: str, episodes: int) -> dict[str, Any]:
     config = dlpa.Config(**BENCHMARKS["hard-move-4"][0], proposal=proposal)
     space: Any = spaces.from_gymnax(env.action_space(env_params))
     plan, hyper = dlpa.planner(in_truth(env, env_params), space, config), dlpa.Hyper()
-    start = dlpa.proposal_of(space, config, hyper.momentum).start
+    start = hybrid_planning.proposal_of(space, config, hyper.momentum).start
 
     def episode(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         key_reset, key_steps = jax.random.split(key)

@@ -29,7 +29,6 @@ from flax import struct
 from causal_jax import episodes, hybrid_planning, optim, parallel, planning, spaces, world_models
 from causal_jax.episodes import Episodes
 from causal_jax.fields import option, validate
-from causal_jax.hybrid_planning import HybridProposal
 from causal_jax.types import Action, Algorithm, Env, Key, Metrics, Obs, Params, Recall, UserError
 from causal_jax.world_models import Spec
 
@@ -131,6 +130,9 @@ class Hyper:
     epsilon: float = option(0.0, low=0.0, high=1.0)
     """Share of the training steps that play a uniformly random action instead of the plan's; the authors have none. A member whose model
     has never seen what pays plans as if nothing did, and does not see it otherwise."""
+    end_epsilon: float = option(0.0, low=0.0, high=1.0)
+    """The same (the larger counts) where the model expects the plan's action to end the episode; the authors have none. For environments
+    whose ends are mostly failures, and whose last step before one may pay: Platform, where a member can settle for falling far."""
     tau: float = option(0.01, above=0.0, high=1.0)
     """With terminal_value: the share by which the target follows in every update."""
 
@@ -196,15 +198,6 @@ def model_spec(env: Env, env_params: Any, config: Config) -> Spec:
     )  # fmt: skip
 
 
-def proposal_of(space: spaces.Hybrid, config: Config, momentum: Any) -> HybridProposal:
-    """The distribution of plans that a config names."""
-    if config.proposal == "uniform":
-        return hybrid_planning.uniform(space, config.horizon)
-    if config.proposal == "sampled":
-        return hybrid_planning.sampled(space, config.horizon, config.num_elites, momentum, config.least_std)
-    return hybrid_planning.table(space, config.horizon, momentum, config.least_std, config.proposal == "joint")
-
-
 def imagined(spec: Spec, config: Config = Config()) -> Callable[..., jax.Array]:
     """What the learned model says plans are worth, for `planner`: world_models.returns."""
     network = world_models.value_network(spec) if config.terminal_value else None
@@ -233,7 +226,7 @@ def planner(returns: Callable[..., jax.Array], space: spaces.Hybrid, config: Con
 
     def act(key: Key, params: Params, hyper: Hyper, obs: jax.Array, theta: Any, greedy: bool) -> tuple[Action, Any, Any]:
         key_plan, key_elite, key_noise = jax.random.split(key, 3)
-        distribution = proposal_of(space, config, hyper.momentum)
+        distribution = hybrid_planning.proposal_of(space, config, hyper.momentum)
 
         def value(key: Key, plans: Any) -> jax.Array:
             return returns(params, None if greedy else key, obs, plans, jnp.asarray(hyper.gamma))
@@ -297,7 +290,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
 
     def fresh(key: Key, task: Task) -> Running:
         obs, env_state = env.reset_env(key, task.env_params)
-        return Running(env_state, obs, jnp.zeros((), jnp.int32), jnp.zeros(()), proposal_of(unit, config, 0.0).start)
+        return Running(env_state, obs, jnp.zeros((), jnp.int32), jnp.zeros(()), hybrid_planning.proposal_of(unit, config, 0.0).start)
 
     def move(key: Key, running: Running, action: Action, task: Task) -> tuple[Running, jax.Array, jax.Array, jax.Array]:
         """(the episode one step on, reward, terminated, truncated by the environment)."""
@@ -364,12 +357,18 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
 
     updates = jax.custom_batching.sequential_vmap(updates) if config.block else updates  # as in `imagined`
 
+    def random_share(params: Params, hyper: Hyper, obs: jax.Array, action: Action) -> jax.Array:
+        """The probability of a random action instead of a planned one."""
+        then = world_models.next_state(params, spec, obs, *action, None)
+        ends, goes_on = world_models.outcome(params, spec, then, *action, None).logits
+        return jnp.where(ends > goes_on, jnp.maximum(hyper.epsilon, hyper.end_epsilon), hyper.epsilon)
+
     def step(key: Key, state: State, hyper: Hyper, task: Task) -> tuple[State, Metrics]:
         key_plan, key_env, key_reset, key_windows, key_learn = jax.random.split(key, 5)
         running, buffer = state.running, state.buffer
         action, theta, iterations = plan(key_plan, state.params, hyper, flat(running.obs), running.theta, False)
         key_explore, key_random = jax.random.split(jax.random.fold_in(key_plan, 3))  # not one of the planner's three
-        explore = jax.random.bernoulli(key_explore, hyper.epsilon)
+        explore = jax.random.bernoulli(key_explore, random_share(state.params, hyper, flat(running.obs), action))
         action = jax.tree.map(lambda random, planned: jnp.where(explore, random, planned), unit.sample(key_random), action)
         on, reward, terminated, truncated = move(key_env, running, action, task)
         cut = truncated | (on.t >= length) | ((state.t + 1) % breaks == 0 if breaks else False)
@@ -390,10 +389,10 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
 
     def act(key: Key, state: State, obs: Obs, greedy: bool) -> Action:
         """The first action of an episode, or of one that is planned anew in every step."""
-        return remembering(key, state, obs, greedy, proposal_of(unit, config, 0.0).start)[0]
+        return remembering(key, state, obs, greedy, hybrid_planning.proposal_of(unit, config, 0.0).start)[0]
 
     def remembering(key: Key, state: State, obs: Obs, greedy: bool, theta: Any) -> tuple[Action, Any]:
         action, theta, _ = plan(key, state.params, state.hyper, flat(obs), theta, greedy)
         return played(action), theta
 
-    return Algorithm(init, step, act, Recall(lambda: proposal_of(unit, config, 0.0).start, remembering))
+    return Algorithm(init, step, act, Recall(lambda: hybrid_planning.proposal_of(unit, config, 0.0).start, remembering))

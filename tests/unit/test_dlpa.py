@@ -47,12 +47,12 @@ def test_a_proposal_is_given_what_the_config_says() -> None:
     plans = jnp.zeros((4, 2), jnp.int32), jnp.full((4, 2, 1), 0.5)
     for proposal, columns in (("table", 3), ("joint", 1), ("sampled", 4)):
         config = dataclasses.replace(TINY, proposal=proposal, least_std=0.3)
-        built = dlpa.proposal_of(space, config, 0.0)
+        built = hybrid_planning.proposal_of(space, config, 0.0)
         std = np.asarray(built.proposal.fit(built.start, plans, jnp.ones(4)).std).reshape(2, -1)
         assert std.shape == (2, columns)
         assert (std == (2.0 if proposal == "table" else np.float32(0.3)))[:, 1:].all()
         np.testing.assert_allclose(std[:, 0], 0.3)
-    assert dlpa.proposal_of(space, dataclasses.replace(TINY, proposal="uniform"), 0.0).start == ()
+    assert hybrid_planning.proposal_of(space, dataclasses.replace(TINY, proposal="uniform"), 0.0).start == ()
 
 
 def test_needs_hybrid_actions() -> None:
@@ -173,7 +173,7 @@ def test_only_training_asks_for_the_models_draws_and_adds_noise_to_z(greedy: boo
         return jnp.sum(plans[1][..., 0], axis=1)
 
     space = spaces.Hybrid((1, 1))
-    plan, start = dlpa.planner(returns, space, TINY), dlpa.proposal_of(space, TINY, 0.1).start
+    plan, start = dlpa.planner(returns, space, TINY), hybrid_planning.proposal_of(space, TINY, 0.1).start
     keys = jax.random.split(jax.random.key(0), 20)
     (k, z), _, iterations = jax.jit(jax.vmap(lambda key: plan(key, None, dlpa.Hyper(), jnp.zeros(1), start, greedy)))(keys)
     assert set(asked) == {greedy}
@@ -255,19 +255,24 @@ def test_no_key_is_used_twice() -> None:
         assert abs(float(z[0] - played)) > 1e-3
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 1.0])
-def test_exploration_plays_within_the_box(epsilon: float) -> None:
-    """On Hard Move 4, whose plans in training leave the box by their noise: with epsilon = 1 no action does, and they are no plan's."""
+@pytest.mark.parametrize(("epsilon", "end_epsilon", "ends"), [(0.0, 0.0, True), (1.0, 0.0, False), (0.0, 1.0, False), (0.0, 1.0, True)])
+def test_exploration_plays_within_the_box(epsilon: float, end_epsilon: float, ends: bool) -> None:
+    """On Hard Move 4, whose plans in training leave the box by their noise: with epsilon = 1 no action does, and they are no plan's.
+
+    The same of end_epsilon where the model expects ends; it is made to expect them always, or never.
+    """
     env, params = make("hard-move-4")
     config = dataclasses.replace(TINY, structure="parallel", num_samples=8, plan_iterations=1, episode_steps=20, break_every=20)
     algorithm = dlpa.build(env, params, config)
-    hyper, task = dlpa.Hyper(epsilon=epsilon), dlpa.Task(params)
+    hyper, task = dlpa.Hyper(epsilon=epsilon, end_epsilon=end_epsilon), dlpa.Task(params)
+    random = epsilon == 1.0 or (end_epsilon == 1.0 and ends)
 
     def run(key: jax.Array) -> episodes.Episodes:
         state = algorithm.init(key, hyper, task)
+        state.params["going"]["mean"]["bias"] = jnp.asarray([50.0, -50.0]) * (1.0 if ends else -1.0)
         return jax.lax.scan(lambda s, key: (algorithm.step(key, s, hyper, task)[0], None), state, jax.random.split(key, 20))[0].buffer
 
     buffer = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), 4))
     z = np.abs(buffer.z[:, 3])  # the first episode that was not random
-    assert (z.max() > 1.0) == (epsilon == 0.0)
-    assert len(np.unique(buffer.k[:, 3])) > 10 or epsilon == 0.0
+    assert (z.max() > 1.0) == (not random)
+    assert len(np.unique(buffer.k[:, 3])) > 10 or not random
