@@ -359,8 +359,8 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
 
     def random_share(params: Params, hyper: Hyper, obs: jax.Array, action: Action) -> jax.Array:
         """The probability of a random action instead of a planned one."""
-        then = world_models.next_state(params, spec, obs, *action, None)
-        ends, goes_on = world_models.outcome(params, spec, then, *action, None).logits
+        then = world_models.next_state(params, spec, obs, action[0], action[1], None)
+        ends, goes_on = world_models.outcome(params, spec, then, action[0], action[1], None).logits
         return jnp.where(ends > goes_on, jnp.maximum(hyper.epsilon, hyper.end_epsilon), hyper.epsilon)
 
     def step(key: Key, state: State, hyper: Hyper, task: Task) -> tuple[State, Metrics]:
