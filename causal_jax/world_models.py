@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from causal_jax import networks, row_blocks
+from causal_jax import networks, row_blocks, spaces
 from causal_jax.episodes import Window
 from causal_jax.noise import standard_normal
-from causal_jax.types import Key, Network, Params
+from causal_jax.types import Env, Key, Network, Params, UserError
 
 STRUCTURES = ("parallel", "masking", "sequential")
 CODES = ("one-hot", "bits")
@@ -76,6 +76,22 @@ class Spec(NamedTuple):
     def code_size(self) -> int:
         """Inputs that show k."""
         return self.num_actions if self.code == "one-hot" else max(1, math.ceil(math.log2(self.num_actions)))
+
+
+def model_spec(env: Env, env_params: Any, config: Any) -> Spec:
+    """The sizes that a dlpa.Config names.
+
+    Raises: UserError for an environment without hybrid actions, or with more of them than `structure` is for.
+    """
+    space = spaces.from_gymnax(env.action_space(env_params))
+    if not isinstance(space, spaces.Hybrid):
+        raise UserError(f"env = {type(env).__name__}: dlpa needs hybrid actions (a choice with parameters), such as platform's")
+    if config.structure == "masking" and space.n > FEW:  # every layer behind the first is as many times as large
+        raise UserError(f"structure = masking: only for up to {FEW} actions, not {space.n}; use parallel or sequential")
+    return Spec(
+        spaces.flat_size(env.observation_space(env_params)), space.n, space.num_parameters, config.structure, config.width,
+        config.bounded, config.reward, config.reward_nets == 2, config.code, config.shared, config.state_only, config.residual,
+    )  # fmt: skip
 
 
 class Prediction(NamedTuple):

@@ -133,7 +133,7 @@ def errors(loaded: runs.Loaded, member: int, episodes: int, greedy: bool) -> np.
     """
     run, config = loaded.resolved, loaded.resolved.config
     env, (state, task) = run.env, member_of(loaded, member)
-    spec = dlpa.model_spec(env, task.env_params, config)
+    spec = world_models.model_spec(env, task.env_params, config)
     space: Any = spaces.from_gymnax(env.action_space(task.env_params))
     player = rollout.actor(run.algorithm, state, True)
     horizon = config.horizon

@@ -133,6 +133,8 @@ class Hyper:
     end_epsilon: float = option(0.0, low=0.0, high=1.0)
     """The same (the larger counts) where the model expects the plan's action to end the episode; the authors have none. For environments
     whose ends are mostly failures, and whose last step before one may pay: Platform, where a member can settle for falling far."""
+    average: float = option(1.0, above=0.0, high=1.0)
+    """Share by which the weights that evaluation plans with follow the trained ones in every update; 1: they are these, as the authors'."""
     tau: float = option(0.01, above=0.0, high=1.0)
     """With terminal_value: the share by which the target follows in every update."""
 
@@ -154,10 +156,14 @@ class Running(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a step changes; target: of the values, if there are any; hyper: the planner's, kept for `act`; t: steps since `init`."""
+    """What a step changes; target: of the values, if there are any; average: of the weights, with which evaluation plans; hyper: the
+
+    planner's, kept for `act`; t: steps since `init`.
+    """
 
     params: Params
     target: Params | None
+    average: Params
     opt_state: Any
     buffer: Episodes
     running: Running
@@ -183,19 +189,6 @@ def batch_sizes(config: Config) -> dict[str, int]:
 def break_steps(config: Config) -> int:
     """Steps between two forced cuts of the training episode, 0 for none: `break_every`, or what the mode stands for."""
     return config.break_every if config.break_every >= 0 else {"definition": 0, "authors": 50}[config.mode]
-
-
-def model_spec(env: Env, env_params: Any, config: Config) -> Spec:
-    """The model's sizes. Raises: UserError for an environment without hybrid actions, or with more of them than `structure` is for."""
-    space = spaces.from_gymnax(env.action_space(env_params))
-    if not isinstance(space, spaces.Hybrid):
-        raise UserError(f"env = {type(env).__name__}: dlpa needs hybrid actions (a choice with parameters), such as platform's")
-    if config.structure == "masking" and space.n > world_models.FEW:  # every layer behind the first is as many times as large
-        raise UserError(f"structure = masking: only for up to {world_models.FEW} actions, not {space.n}; use parallel or sequential")
-    return Spec(
-        spaces.flat_size(env.observation_space(env_params)), space.n, space.num_parameters, config.structure, config.width,
-        config.bounded, config.reward, config.reward_nets == 2, config.code, config.shared, config.state_only, config.residual,
-    )  # fmt: skip
 
 
 def imagined(spec: Spec, config: Config = Config()) -> Callable[..., jax.Array]:
@@ -266,7 +259,7 @@ def _check(config: Config) -> None:
 def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     """One member. Raises: UserError for a field out of range, or an environment without hybrid actions."""
     _check(config)
-    spec = model_spec(env, env_params, config)
+    spec = world_models.model_spec(env, env_params, config)
     space: Any = spaces.from_gymnax(env.action_space(env_params))
     unit = spaces.Hybrid(space.sizes)  # plans and networks have z in [-1, 1]
     plan = planner(imagined(spec, config), unit, config)
@@ -327,11 +320,18 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         rows = [old.at[:num].set(new) for old, new in zip(empty[:-1], found, strict=True)]
         buffer = Episodes._make([*rows, jnp.asarray(num, jnp.int32)])
         return State(
-            params, params.get("value"), optim.adam(hyper.lr).init(params), buffer, fresh(key_reset, task), hyper, jnp.zeros((), jnp.int32)
+            params,
+            params.get("value"),
+            params,
+            optim.adam(hyper.lr).init(params),
+            buffer,
+            fresh(key_reset, task),
+            hyper,
+            jnp.zeros((), jnp.int32),
         )
 
     def learn(carry: Any, inputs: Any, hyper: Hyper) -> tuple[Any, Metrics]:
-        (params, target, opt_state), (window, noise) = carry, inputs
+        (params, target, average, opt_state), (window, noise) = carry, inputs
 
         def total(params: Params) -> tuple[jax.Array, Metrics]:
             steps = world_models.unroll(params, spec, noise, window, world_models.counted(window), *blocks)
@@ -345,7 +345,8 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         grads, metrics = parallel.mean(jax.grad(total, has_aux=True)(params))
         updates, opt_state = optim.adam(hyper.lr).update(grads, opt_state)
         params = optax.apply_updates(params, updates)
-        return (params, optim.polyak(target, params["value"], hyper.tau) if value else None, opt_state), metrics
+        target = optim.polyak(target, params["value"], hyper.tau) if value else None
+        return (params, target, optim.polyak(average, params, hyper.average), opt_state), metrics
 
     def updates(whole: Any, rows: Any) -> tuple[Any, Metrics]:
         """whole: (carry of `learn`, hyper); rows: its inputs, windows [U, B, ...] and noise [U, H, B, ...]."""
@@ -377,7 +378,7 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         windows = episodes.windows(buffer, key_windows, num * config.batch_size, horizon)  # the running episode is not among them
         windows = jax.tree.map(lambda x: x.reshape(num, config.batch_size, *x.shape[1:]), windows)
         noise = jax.vmap(lambda key: world_models.draw_noise(key, spec, config.batch_size, horizon))(jax.random.split(key_learn, num))
-        (params, target, opt_state), losses = updates(((state.params, state.target, state.opt_state), hyper), (windows, noise))
+        (params, target, average, opt_state), losses = updates((state[:4], hyper), (windows, noise))
 
         ready = starts(on.t, terminated)
         buffer = episodes.record(buffer, flat(running.obs), action, reward, flat(on.obs), terminated, over, ready)
@@ -385,14 +386,14 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         none = jnp.where(over, 1.0, jnp.nan)  # NaN: no episode ended
         metrics = {**jax.tree.map(jnp.mean, losses), "plan_return": iterations.scores[-1, 0],
                    "episode_return": none * (running.total + reward), "episode_length": none * (running.t + 1)}  # fmt: skip
-        return State(params, target, opt_state, buffer, on, state.hyper, state.t + 1), metrics
+        return State(params, target, average, opt_state, buffer, on, state.hyper, state.t + 1), metrics
 
     def act(key: Key, state: State, obs: Obs, greedy: bool) -> Action:
         """The first action of an episode, or of one that is planned anew in every step."""
         return remembering(key, state, obs, greedy, hybrid_planning.proposal_of(unit, config, 0.0).start)[0]
 
     def remembering(key: Key, state: State, obs: Obs, greedy: bool, theta: Any) -> tuple[Action, Any]:
-        action, theta, _ = plan(key, state.params, state.hyper, flat(obs), theta, greedy)
+        action, theta, _ = plan(key, state.average if greedy else state.params, state.hyper, flat(obs), theta, greedy)
         return played(action), theta
 
     return Algorithm(init, step, act, Recall(lambda: hybrid_planning.proposal_of(unit, config, 0.0).start, remembering))

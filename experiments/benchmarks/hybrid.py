@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from causal_jax import memory, mesh, spaces, training
+from causal_jax import memory, mesh, spaces, training, world_models
 from causal_jax.algorithms import dlpa
 from causal_jax.envs import make
 from experiments.benchmarks.dynamics import seconds_of
@@ -39,7 +39,9 @@ def plan_seconds(sizes: Sizes, env_id: str, devices: str = "pop=1", **fields: An
     config = config_of(sizes, env_id, **fields)
     algorithm, hyper, task = dlpa.build(env, params, config), dlpa.Hyper(), dlpa.Task(params)
     state = jax.jit(algorithm.init)(jax.random.key(0), hyper, task)
-    plan = dlpa.planner(dlpa.imagined(dlpa.model_spec(env, params, config), config), spaces.from_gymnax(env.action_space(params)), config)
+    plan = dlpa.planner(
+        dlpa.imagined(world_models.model_spec(env, params, config), config), spaces.from_gymnax(env.action_space(params)), config
+    )
 
     def one(key: jax.Array, state: dlpa.State) -> Any:
         return plan(key, state.params, state.hyper, state.running.obs, state.running.theta, False)[0]

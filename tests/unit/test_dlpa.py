@@ -190,7 +190,7 @@ def test_only_training_asks_for_the_models_draws_and_adds_noise_to_z(greedy: boo
 def test_imagined_steps_that_end_pay_the_last_reward(logit: float, value: float) -> None:
     """Rewards 0.2 of a step that goes on, 0.7 of one that ends, two steps, discount 0.5."""
     config = dataclasses.replace(TINY, structure="parallel", reward="linear", reward_nets=2)
-    spec = dlpa.model_spec(*make("probe-hybrid"), config)
+    spec = world_models.model_spec(*make("probe-hybrid"), config)
     assert spec._asdict() == {  # in the right order
         "obs_size": 3, "num_actions": 3, "num_parameters": 2, "structure": "parallel", "width": 4, "bounded": True, "reward": "linear",
         "two_rewards": True, "code": "one-hot", "shared": False, "state_only": "none", "residual": False,
@@ -245,7 +245,7 @@ def test_no_key_is_used_twice() -> None:
         return state, algorithm.step(key_step, state, hyper, task)[0]
 
     first, then = jax.jit(both)(key_init)
-    network = world_models.value_network(dlpa.model_spec(env, params, config))
+    network = world_models.value_network(world_models.model_spec(env, params, config))
     for key in jax.random.split(jax.random.split(key_init, 3)[0], len(world_models.HEADS)):
         drawn = jax.tree.leaves(network.init(key))[-1]
         assert not np.allclose(drawn, jax.tree.leaves(first.params["value"])[-1])
@@ -276,3 +276,26 @@ def test_exploration_plays_within_the_box(epsilon: float, end_epsilon: float, en
     z = np.abs(buffer.z[:, 3])  # the first episode that was not random
     assert (z.max() > 1.0) == (not random)
     assert len(np.unique(buffer.k[:, 3])) > 10 or not random
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_evaluation_plans_with_the_average_of_the_weights(share: float) -> None:
+    env, params = make("probe-hybrid")
+    algorithm, hyper, task = dlpa.build(env, params, dataclasses.replace(TINY, num_updates=1)), dlpa.Hyper(average=share), dlpa.Task(params)
+
+    def both(key: jax.Array) -> tuple[dlpa.State, dlpa.State]:
+        state = algorithm.init(key, hyper, task)
+        return state, algorithm.step(key, state, hyper, task)[0]
+
+    first, then = jax.jit(both)(jax.random.key(0))
+    jax.tree.map(
+        lambda old, new, average: np.testing.assert_allclose(average, old + share * (new - old), atol=1e-7),
+        first.params, then.params, then.average,
+    )  # fmt: skip
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(then.params), strict=True))
+    other = jax.tree.map(lambda x: -x, then.params)
+    act = jax.jit(algorithm.act, static_argnums=3)
+    obs = then.running.obs
+    plans = [act(jax.random.key(1), state, obs, True)[1] for state in (then, then._replace(params=other), then._replace(average=other))]
+    assert (plans[0] == plans[1]).all()
+    assert (plans[0] != plans[2]).any()
