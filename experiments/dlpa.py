@@ -54,7 +54,7 @@ GROUNDED = {"lr": 1e-3, "state_weight": 1000.0}
 RATES: dict[str, dict[str, float]] = {"explored": {**GROUNDED, "epsilon": 0.1}, "grounded": GROUNDED, "authors": {}}
 OURS_MOVE = {"state_only": "outcomes", "residual": True}
 OURS: dict[str, dict[str, Any]] = {  # changes that go with explored: Hyper's, or Config's
-    "platform": {"state_weight": 20.0},  # rewards are at most 1 there
+    "platform": {"state_weight": 20.0, "state_only": "ends", "end_epsilon": 0.5, "average": 0.002},  # rewards are at most 1 there
     "hard-move-4": OURS_MOVE,
     "hard-move-6": OURS_MOVE,
     "hard-move-8": {**OURS_MOVE, "code": "bits"},  # 256 actions, each seen ten times in 2,500 steps
