@@ -86,7 +86,7 @@ class Options:
     members: int = 0
     """Seeds; default 2 (demo), 5 (study)."""
     steps: int = 0
-    """Environment steps of a member after the random episodes; default 500 (demo), the preset's (study)."""
+    """Environment steps of a member after the random episodes; default 1,000 (demo), the preset's (study)."""
     evaluations: int = 0
     """Evaluations spread over a run; default 2 (demo), 4 (study)."""
     episodes: int = 0
@@ -142,7 +142,7 @@ def settings_of(options: Options, env: str) -> Settings:
     return Settings(
         algorithm="dlpa", env=env, members=options.members or (2 if small else 5), folder=options.folder,
         name=f"{env}-dlpa{kind_of(options).replace('_', '-')}-{options.preset}" + ("-demo" if small else ""),
-        steps=options.steps or (500 if small else cpu if options.preset == "cpu" else gpu),
+        steps=options.steps or (1000 if small else cpu if options.preset == "cpu" else gpu),
         evaluations=options.evaluations or (2 if small else 4), eval_episodes=options.episodes or (20 if small else 50),
     )  # fmt: skip
 

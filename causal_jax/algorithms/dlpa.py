@@ -265,7 +265,8 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
     plan = planner(imagined(spec, config), unit, config)
     value = world_models.value_network(spec) if config.terminal_value else None
     length, horizon, breaks = config.episode_steps, config.loss_horizon or config.horizon, break_steps(config)
-    blocks = (0, 0) if config.block == 0 or config.mode == "authors" else (config.batch_size, config.window_block)
+    whole = config.block == 0 or config.mode == "authors"  # authors: the cross-entropy of all steps counts
+    blocks = (0, 0) if whole else (config.batch_size, config.window_block)
     in_unit = np.all(np.asarray(space.low) == -1.0) and np.all(np.asarray(space.high) == 1.0)
 
     def played(action: Action) -> Action:
@@ -319,16 +320,8 @@ def build(env: Env, env_params: Any, config: Config = Config()) -> Algorithm:
         found = (obs, k, z, reward, steps, ended, starts(steps, ended))
         rows = [old.at[:num].set(new) for old, new in zip(empty[:-1], found, strict=True)]
         buffer = Episodes._make([*rows, jnp.asarray(num, jnp.int32)])
-        return State(
-            params,
-            params.get("value"),
-            params,
-            optim.adam(hyper.lr).init(params),
-            buffer,
-            fresh(key_reset, task),
-            hyper,
-            jnp.zeros((), jnp.int32),
-        )
+        opt_state, running = optim.adam(hyper.lr).init(params), fresh(key_reset, task)
+        return State(params, params.get("value"), params, opt_state, buffer, running, hyper, jnp.zeros((), jnp.int32))
 
     def learn(carry: Any, inputs: Any, hyper: Hyper) -> tuple[Any, Metrics]:
         (params, target, average, opt_state), (window, noise) = carry, inputs
