@@ -26,7 +26,7 @@ from causal_jax.cli import configure
 from causal_jax.runs import train_run
 from causal_jax.settings import Settings, resolve
 from causal_jax.types import UserError
-from experiments.dlpa import BENCHMARKS, KINDS
+from experiments.dlpa import BENCHMARKS, KINDS, score
 from experiments.records import RESULTS, stated
 
 RIVALS: dict[str, dict[str, float]] = {  # algorithm -> Hyper fields
@@ -65,17 +65,17 @@ def results_file(env: str, method: str = "dlpa_rivals") -> Path:
 
 
 def own(env: str) -> dict[str, Any]:
-    """DLPA's best results on an environment. Raises: UserError if there are none."""
+    """DLPA's results with the best `score` on an environment. Raises: UserError if there are none."""
     paths = [results_file(f"{env}{kind}", "dlpa") for kind in KINDS]
     if not (rows := [json.loads(path.read_text()) for path in paths if path.exists()]):
         raise UserError(f"env = {env!r}: DLPA has no results; run python -m experiments.dlpa study --envs {env} first")
-    return max(rows, key=lambda row: row["final"]["mean"])
+    return max(rows, key=score)
 
 
 def level_of(row: dict[str, Any]) -> float:
     """What is to be reached, from DLPA's results: SHARE of the way from random play to DLPA's final score."""
     start = row["references"]["random"]["return"]
-    return start + SHARE * (row["final"]["mean"] - start)
+    return start + SHARE * (score(row) - start)
 
 
 def first_reached(steps: Any, returns: np.ndarray, level: float) -> list[int | None]:
