@@ -132,7 +132,7 @@ class Hyper:
     has never seen what pays plans as if nothing did, and does not see it otherwise."""
     end_epsilon: float = option(0.0, low=0.0, high=1.0)
     """The same (the larger counts) where the model expects the plan's action to end the episode; the authors have none. For environments
-    whose ends are mostly failures, and whose last step before one may pay: Platform, where a member can settle for falling far."""
+    where a member can settle for an early end that pays a little: falling far on Platform, a shot from anywhere on Goal."""
     average: float = option(1.0, above=0.0, high=1.0)
     """Share by which the weights that evaluation plans with follow the trained ones in every update; 1: they are these, as the authors'."""
     tau: float = option(0.01, above=0.0, high=1.0)
