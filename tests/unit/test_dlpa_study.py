@@ -64,3 +64,17 @@ def test_what_is_refused_before_anything_is_done(module: Any, options: dict[str,
     with pytest.raises(UserError) as error:
         module.main(module.Options(**options))
     assert str(error.value) == message
+
+
+def test_the_table_shows_fresh_episodes_where_there_are_any(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    row = {
+        "final": {"mean": 31.0, "std": 6.3}, "published": [28.75, 6.91], "steps": [0, 6000], "seconds": {"train": 1706.0},
+        "references": {"random": {"return": -8.0}, "scripted": {"return": 13.0}},
+    }  # fmt: skip
+    (tmp_path / "dlpa_goal.json").write_text(json.dumps(row))
+    (tmp_path / "dlpa_goal_explored.json").write_text(json.dumps(row | {"test": {"mean": 26.56, "error": 1.31}}))
+    monkeypatch.setattr(study, "RESULTS", tmp_path)
+    assert study.table().splitlines()[2:] == [
+        "| goal | 6,000 | 31.00 ± 6.30 |  | 28.75 ± 6.91 | -8.00 | 13.00 | 1,706 |",
+        "| goal, explored | 6,000 | 31.00 ± 6.30 | 26.56 ± 1.31 | 28.75 ± 6.91 | -8.00 | 13.00 | 1,706 |",
+    ]
